@@ -1,0 +1,1 @@
+"""Runs the stacks in dependency order."""

@@ -1,0 +1,1 @@
+"""What the stacks agree on: names, settings, output contracts and tags."""

@@ -1,0 +1,8 @@
+"""The names that more than one room uses, each written once."""
+
+from typing import Final
+
+MAIN_QUEUE: Final = "xFarmMainQueue"
+DEAD_LETTER_QUEUE: Final = "xFarmDeadLetterSqs"
+FUNCTION: Final = "xFarmLambdaFunction"
+FUNCTION_ROLE: Final = "xFarmLambdaRole"
