@@ -1,0 +1,642 @@
+"""The handler with a real client and a real emulator; failures are put in where botocore sends and receives."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import permutations
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+from urllib.parse import quote_plus
+from uuid import uuid4
+
+import boto3
+import lambda_function
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.response import StreamingBody
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from s3_events import Json
+from urllib3.exceptions import ReadTimeoutError
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
+    from mypy_boto3_s3 import S3Client
+
+ROOM = Path(lambda_function.__file__).parent
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("ministack")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    env = {"PATH": os.defpath, "HOME": str(home), "TMPDIR": str(home), "GATEWAY_PORT": str(port)}
+    with (
+        (home / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "ministack"],
+            env={**env, "BIND_HOST": "127.0.0.1", "SERVICES": "s3,sqs"},
+            cwd=home,
+            stdout=log,
+            stderr=log,
+        ) as emulator,
+    ):
+        try:
+            while not answers(url):
+                assert emulator.poll() is None, (home / "log").read_text()
+            yield url
+        finally:
+            emulator.terminate()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_ministack/health", timeout=5):  # noqa: S310  http, as written above
+            return True
+    except OSError:
+        return False
+
+
+class Context:
+    """Lambda's context object, which has the given times left, and plenty after that."""
+
+    aws_request_id = "request-1"
+
+    def __init__(self, *remaining_ms: int) -> None:
+        self.remaining_ms = list(remaining_ms)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_ms.pop(0) if self.remaining_ms else 300_000
+
+
+class Account:
+    """A bucket of this test's own, and the handler working on it."""
+
+    def __init__(self, s3: "S3Client", capsys: pytest.CaptureFixture[str]) -> None:
+        self.s3 = s3
+        self.bucket = f"b-{uuid4()}"
+        self._capsys = capsys
+        s3.create_bucket(Bucket=self.bucket)
+
+    def put(self, key: str, body: bytes, content_type: str = "binary/octet-stream") -> str:
+        return self.s3.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type).get("VersionId", "")
+
+    def record(self, key: str, sequencer: str = "0A", **rest: Json) -> dict[str, Json]:
+        described: dict[str, Json] = {"key": quote_plus(key, safe="/"), "sequencer": sequencer, **rest}
+        name = "ObjectCreated:Put"
+        return {
+            "eventSource": "aws:s3",
+            "eventName": name,
+            "s3": {"bucket": {"name": self.bucket}, "object": described},
+        }
+
+    def text(self, key: str) -> bytes:
+        return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def document(self, key: str) -> dict[str, Json]:
+        return json.loads(self.text(key))
+
+    def keys(self) -> list[str]:
+        return [each.get("Key", "") for each in self.s3.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+
+    def logged(self) -> list[dict[str, Json]]:
+        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+    def outcomes(self) -> list[Json]:
+        return [line["outcome"] for line in self.logged()]
+
+
+@pytest.fixture
+def account(endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Account:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    session = boto3.Session(region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+    # The function's own settings, so that they are tested too.
+    monkeypatch.setattr(
+        lambda_function,
+        "S3",
+        session.client("s3", endpoint_url=endpoint, config=lambda_function.S3.meta.config),
+    )
+    return Account(session.client("s3", endpoint_url=endpoint), capsys)
+
+
+def message(*records: Json, message_id: Json = "m1") -> Json:
+    return {"messageId": message_id, "body": json.dumps({"Records": list(records)})}
+
+
+def run(*messages: Json, context: Context | None = None) -> list[str]:
+    """Return the ids of the messages that failed."""
+    response = lambda_function.handler({"Records": list(messages)}, context or Context())
+    assert list(response) == ["batchItemFailures"]
+    return [failure["itemIdentifier"] for failure in response["batchItemFailures"]]
+
+
+def answer(status: int, code: str) -> "Callable[..., AWSResponse]":
+    """Make a botocore handler that answers in S3's stead."""
+
+    class Raw(io.BytesIO):
+        def stream(self, **_: object) -> Iterator[bytes]:
+            yield self.read()
+
+    def respond(request: "AWSPreparedRequest", **_: object) -> AWSResponse:
+        body = Raw(f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+        return AWSResponse(request.url, status, HTTPHeaders(), body)
+
+    return respond
+
+
+def once(action: Callable[[], object]) -> Callable[..., None]:
+    """Make a botocore handler that does something the first time that it is called."""
+    left = [action]
+
+    def act(**_: object) -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+def on(event: str, action: Callable[..., object]) -> None:
+    # The stubs think that a botocore handler returns nothing; an answer given here is used in place of S3's.
+    lambda_function.S3.meta.events.register(event, action)  # pyrefly: ignore[bad-argument-type]
+
+
+# What becomes of a file
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "content_type", "table"),
+    [
+        ("a.csv", b'a,b\n1,"2\n3"\n', "text/csv", (1, ["a", "b"])),
+        ("a.jsonl", b'{"a": 1}\n{"b": 2}\n', "application/x-ndjson", (2, ["a", "b"])),
+        ("bom.csv", b"\xef\xbb\xbfa\n1\n", "text/csv", (1, ["a"])),
+        ("picture.png", b"\x89PNG", "image/png", (None, None)),
+        ("empty", b"", "text/plain", (None, None)),
+        ("empty.csv", b"", "text/csv", (0, [])),
+        ("deep/er/a b+c %41 ü 😀.csv", b"a\n", "text/csv", (0, ["a"])),
+    ],
+)
+def test_a_file_gets_a_document(
+    account: Account, key: str, body: bytes, content_type: str, table: tuple[int | None, list[str] | None]
+) -> None:
+    account.put(f"inputs/{key}", body, content_type)
+    assert run(message(account.record(f"inputs/{key}"))) == []
+    assert account.document(f"outputs/{key}.json") == {
+        "bucket": account.bucket,
+        "key": f"inputs/{key}",
+        "version_id": None,
+        "etag": hashlib.md5(body, usedforsecurity=False).hexdigest(),
+        "sequencer": "0A",
+        "size": len(body),
+        "content_type": content_type,
+        "sha256": hashlib.sha256(body).hexdigest(),
+        "rows": table[0],
+        "columns": table[1],
+        "columns_truncated": False,
+        "malformed": None,
+    }
+    (line,) = account.logged()
+    assert line.pop("duration_ms") is not None
+    assert line == {
+        "level": "INFO",
+        "outcome": "processed",
+        "request_id": "request-1",
+        "message_id": "m1",
+        "bucket": account.bucket,
+        "key": f"inputs/{key}",
+        "sequencer": "0A",
+        "size": len(body),
+    }
+    head = account.s3.head_object(Bucket=account.bucket, Key=f"outputs/{key}.json")
+    assert head["ContentType"] == "application/json"
+
+
+def test_a_malformed_file_is_done_and_says_so(account: Account) -> None:
+    account.put("inputs/a.csv", b"a\n\xff\n")
+    assert run(message(account.record("inputs/a.csv"))) == []
+    assert account.document("outputs/a.csv.json")["malformed"] == {"line": 2, "reason": "not UTF-8"}
+
+
+def test_what_the_emulator_itself_sends_is_understood(account: Account, endpoint: str) -> None:
+    sqs = boto3.client("sqs", endpoint_url=endpoint)
+    queue = sqs.create_queue(QueueName=account.bucket)["QueueUrl"]
+    account.s3.put_bucket_notification_configuration(
+        Bucket=account.bucket,
+        NotificationConfiguration={
+            "QueueConfigurations": [
+                {
+                    "QueueArn": f"arn:aws:sqs:us-east-1:000000000000:{account.bucket}",
+                    "Events": ["s3:ObjectCreated:*"],
+                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "inputs/"}]}},
+                }
+            ]
+        },
+    )
+    account.put("inputs/a b+c ü.csv", b"a\n1\n")
+    expected = ["test_event", "processed"]
+    found: list[Json] = []
+    while len(found) < len(expected):
+        received = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=10, MaxNumberOfMessages=1).get("Messages", [])
+        assert received, found
+        for each in received:
+            assert run({"messageId": each.get("MessageId"), "body": each.get("Body")}) == []
+            found += account.outcomes()
+            sqs.delete_message(QueueUrl=queue, ReceiptHandle=each.get("ReceiptHandle", ""))
+    assert sorted(map(str, found)) == sorted(expected)
+    assert account.document("outputs/a b+c ü.csv.json")["rows"] == 1
+
+
+def test_several_records_in_a_message_are_all_tried_and_one_failure_fails_it(account: Account) -> None:
+    for name in "abc":
+        account.put(f"inputs/{name}", name.encode())
+    assert run(message(*(account.record(f"inputs/{name}") for name in "ab"))) == []
+    assert account.keys() == ["inputs/a", "inputs/b", "inputs/c", "outputs/a.json", "outputs/b.json"]
+    assert run(message({"eventSource": "aws:sns"}, account.record("inputs/c"))) == ["m1"]
+    assert "outputs/c.json" in account.keys()  # noqa: SIM118  not a dict's
+
+
+def test_the_neighbours_of_a_poison_message_are_done(account: Account) -> None:
+    account.put("inputs/a", b"a")
+    account.put("inputs/b", b"b")
+    poison: Json = {"messageId": "m2", "body": "poison"}
+    first, last = (message(account.record(f"inputs/{name}"), message_id=name) for name in "ab")
+    assert run(first, poison, last) == ["m2"]
+    assert account.keys() == ["inputs/a", "inputs/b", "outputs/a.json", "outputs/b.json"]
+    assert account.outcomes() == ["processed", "failed", "processed"]
+
+
+# What is let be, on purpose
+
+
+def test_keys_outside_the_prefix_are_never_read(account: Account) -> None:
+    for key in ("outputs/a.json", "other/a.csv", "Inputs/a", "inputs"):
+        account.put(key, b"x")
+        assert run(message(account.record(key))) == []
+    assert set(account.outcomes()) == {"outside_prefix"}
+    assert len(account.keys()) == 4
+
+
+def test_an_object_that_is_gone_is_not_tried_again(account: Account) -> None:
+    assert run(message(account.record("inputs/a"))) == []
+    assert run(message(account.record("inputs/a", versionId="null"))) == []
+    assert account.outcomes() == ["gone", "gone"]
+
+
+def test_a_bucket_that_is_gone_is_a_failure(account: Account) -> None:
+    account.s3.delete_bucket(Bucket=account.bucket)
+    assert run(message(account.record("inputs/a"))) == ["m1"]
+
+
+# Once, twice, and out of order
+
+
+def test_a_second_delivery_gives_the_same_bytes(account: Account) -> None:
+    account.put("inputs/a.csv", b"a,b\n1,2\n")
+    documents = []
+    for _ in range(2):
+        assert run(message(account.record("inputs/a.csv"))) == []
+        documents.append(account.text("outputs/a.csv.json"))
+    assert documents[0] == documents[1]
+    assert account.outcomes() == ["processed", "processed"]
+
+
+@pytest.mark.parametrize("order", list(permutations(("0A", "0A1", "0B"))))
+def test_the_newest_event_wins_in_any_order(account: Account, order: tuple[str, ...]) -> None:
+    account.put("inputs/a", b"newest")
+    for sequencer in order:
+        assert run(message(account.record("inputs/a", sequencer))) == []
+    assert account.document("outputs/a.json")["sequencer"] == "0B"
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_each_version_is_read_as_it_was_written(account: Account, *, newest_first: bool) -> None:
+    account.s3.put_bucket_versioning(Bucket=account.bucket, VersioningConfiguration={"Status": "Enabled"})
+    old, new = (account.put("inputs/a", body) for body in (b"old", b"new"))
+    assert run(message(account.record("inputs/a", "0A", versionId=old))) == []
+    document = account.document("outputs/a.json")
+    assert document["version_id"] == old
+    assert document["sha256"] == hashlib.sha256(b"old").hexdigest()
+    account.s3.delete_object(Bucket=account.bucket, Key="outputs/a.json")
+    records = [account.record("inputs/a", "0A", versionId=old), account.record("inputs/a", "0B", versionId=new)]
+    for record in reversed(records) if newest_first else records:
+        assert run(message(record)) == []
+    assert account.document("outputs/a.json")["version_id"] == new
+
+
+@pytest.mark.parametrize("existing", [None, "01"])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "outcomes"),
+    [("0A", "0B", ["processed", "stale"]), ("0B", "0A", ["processed", "processed"])],
+)
+def test_another_invocation_writes_just_before_this_one_does(
+    account: Account, existing: str | None, mine: str, theirs: str, outcomes: list[str]
+) -> None:
+    account.put("inputs/a", b"x")
+    if existing:
+        run(message(account.record("inputs/a", existing)))
+        account.logged()
+    on("before-call.s3.PutObject", once(lambda: run(message(account.record("inputs/a", theirs)))))
+    assert run(message(account.record("inputs/a", mine))) == []
+    assert account.document("outputs/a.json")["sequencer"] == "0B"
+    assert account.outcomes() == outcomes
+
+
+def test_a_document_deleted_between_looking_and_writing_is_written_again(account: Account) -> None:
+    account.put("inputs/a", b"x")
+    run(message(account.record("inputs/a", "0A")))
+    delete = once(lambda: account.s3.delete_object(Bucket=account.bucket, Key="outputs/a.json"))
+
+    def before_put(params: dict[str, dict[str, str]], **_: object) -> None:
+        if "If-Match" in params["headers"]:
+            delete()
+
+    on("before-call.s3.PutObject", before_put)
+    assert run(message(account.record("inputs/a", "0B"))) == []
+    assert account.document("outputs/a.json")["sequencer"] == "0B"
+
+
+def test_a_conflict_is_tried_again_and_not_for_ever(account: Account) -> None:
+    account.put("inputs/a", b"x")
+    conflict, asked = answer(409, "ConditionalRequestConflict"), [0]
+
+    def before_send(request: "AWSPreparedRequest", **_: object) -> AWSResponse | None:
+        asked[0] += 1
+        return conflict(request) if asked[0] <= conflicts else None
+
+    on("before-send.s3.PutObject", before_send)
+    conflicts = 2
+    assert run(message(account.record("inputs/a"))) == []
+    asked, conflicts = [0], 10**6
+    assert run(message(account.record("inputs/a"))) == ["m1"]
+    assert asked == [lambda_function.STORE_ATTEMPTS]
+    assert account.logged()[-1]["error_type"] == "ContendedError"
+
+
+def test_many_invocations_at_the_same_time_leave_the_newest(account: Account) -> None:
+    account.put("inputs/a", b"x")
+    sequencers = [f"{number:04X}" for number in range(32)]
+    random.Random(1).shuffle(sequencers)  # noqa: S311  not a secret
+    with ThreadPoolExecutor(8) as pool:
+        messages = [message(account.record("inputs/a", sequencer)) for sequencer in sequencers]
+        assert list(pool.map(run, messages)) == [[]] * len(messages)
+    assert account.document("outputs/a.json")["sequencer"] == "001F"
+
+
+# What is to be tried again
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (403, "InvalidObjectState"), (412, "Other")])
+@pytest.mark.parametrize("operation", ["GetObject", "PutObject"])
+def test_what_s3_refuses_is_a_failure(account: Account, operation: str, status: int, code: str) -> None:
+    account.put("inputs/a", b"x")
+    on(f"before-send.s3.{operation}", answer(status, code))
+    assert run(message(account.record("inputs/a"))) == ["m1"]
+    (line,) = account.logged()
+    assert (line["level"], line["outcome"]) == ("ERROR", "failed")
+    assert code in str(line["error"])
+    assert "outputs/a.json" not in account.keys()  # noqa: SIM118
+
+
+def test_a_document_that_may_not_be_looked_at_is_a_failure(account: Account) -> None:
+    account.put("inputs/a", b"x")
+    run(message(account.record("inputs/a")))
+    on("before-send.s3.HeadObject", answer(403, "AccessDenied"))
+    assert run(message(account.record("inputs/a"))) == ["m1"]
+
+
+class Cut:
+    """A body that ends too early, with an error or without."""
+
+    def __init__(self, body: bytes, error: Exception | None) -> None:
+        self._left = [body]
+        self._error = error
+        self.closed = False
+
+    def read(self, _: int) -> bytes:
+        if not self._left and self._error:
+            raise self._error
+        return self._left.pop() if self._left else b""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("error", "error_type"),
+    [
+        (None, "IncompleteReadError"),
+        (ReadTimeoutError(None, "/", "slow"), "ReadTimeoutError"),  # pyrefly: ignore[bad-argument-type]
+        (ConnectionResetError("reset"), "ConnectionResetError"),
+    ],
+)
+def test_a_read_that_breaks_off_is_a_failure(account: Account, error: Exception | None, error_type: str) -> None:
+    account.put("inputs/a.csv", b"a\n1\n2\n3\n")
+    body = Cut(b"a\n1\n", error)
+
+    def after_call(parsed: dict[str, object], **_: object) -> None:
+        parsed["Body"] = StreamingBody(body, 8)  # pyrefly: ignore[bad-argument-type]
+
+    on("after-call.s3.GetObject", after_call)
+    assert run(message(account.record("inputs/a.csv"))) == ["m1"]
+    assert account.logged()[0]["error_type"] == error_type
+    assert account.keys() == ["inputs/a.csv"]
+    assert body.closed
+
+
+def test_when_time_runs_short_nothing_more_is_begun(account: Account) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        account.put(f"inputs/{name}", b"x")
+    margin = lambda_function.TIME_MARGIN_MS
+    messages = [message(account.record(f"inputs/{name}"), message_id=name) for name in names]
+    # The first has time to begin and to read its one chunk.
+    assert run(*messages, context=Context(margin, margin, margin - 1, margin - 1)) == ["b", "c"]
+    assert account.keys() == ["inputs/a", "inputs/b", "inputs/c", "outputs/a.json"]
+    assert [line.get("error_type") for line in account.logged()] == [None, "OutOfTimeError", "OutOfTimeError"]
+
+
+def test_an_object_too_large_for_the_time_left_fails_alone(account: Account) -> None:
+    account.put("inputs/large", b"x" * 3 * lambda_function.CHUNK_BYTES)
+    account.put("inputs/small", b"x")
+    large, small = (message(account.record(f"inputs/{name}"), message_id=name) for name in ("large", "small"))
+    assert run(large, small, context=Context(60_000, 60_000, 1)) == ["large"]
+
+
+# Anything at all
+
+
+@pytest.mark.parametrize("event", [None, [], "text", {}, {"Records": None}, {"Records": {}}, {"Records": "text"}])
+def test_an_event_that_is_no_batch_is_logged(event: Json, account: Account) -> None:
+    assert lambda_function.handler(event, Context()) == {"batchItemFailures": []}
+    (line,) = account.logged()
+    assert (line["level"], line["request_id"]) == ("ERROR", "request-1")
+
+
+def test_an_empty_batch_is_nothing_to_do(account: Account) -> None:
+    assert run() == []
+    assert account.logged() == []
+
+
+@pytest.mark.parametrize("bad", [None, 1, [], {}, {"messageId": None, "body": "x"}, {"messageId": "", "body": "x"}])
+def test_a_message_without_an_id_does_not_fail_its_neighbours(bad: Json, account: Account) -> None:
+    account.put("inputs/a", b"x")
+    assert run(bad, message(account.record("inputs/a")), {"messageId": "m2"}) == ["m2"]
+    assert account.outcomes() == ["failed", "processed", "failed"]
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+BUCKET = ANY | st.fixed_dictionaries({"name": ANY | st.just("no-such-bucket")})
+# Never a key outside the prefix, which is done as soon as it is seen.
+KEY = st.sampled_from(["inputs/x", "inputs/%FF", "inputs/+", 1, None])
+OBJECT = ANY | st.fixed_dictionaries(
+    {"key": KEY, "sequencer": ANY | st.just("0A")}, optional={"versionId": ANY | st.just("1")}
+)
+S3_PART = st.fixed_dictionaries({"bucket": BUCKET, "object": OBJECT})
+RECORD = ANY | st.fixed_dictionaries(
+    {"eventSource": st.just("aws:s3") | ANY, "eventName": st.just("ObjectCreated:Put") | ANY, "s3": S3_PART | ANY}
+)
+BODY = ANY | st.fixed_dictionaries({"Records": st.lists(RECORD, max_size=3)}).map(json.dumps)
+MESSAGE = ANY | st.fixed_dictionaries({"messageId": st.sampled_from(["m1", "m2", "m3"]) | ANY, "body": BODY})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@given(st.lists(MESSAGE, max_size=4))
+def test_the_handler_never_raises_and_no_message_is_thrown_away(account: Account, messages: list[Json]) -> None:
+    account.logged()
+    failed = run(*messages)
+    ids = [each.get("messageId") for each in messages if isinstance(each, dict)]
+    # None of these can be processed, so all that have an id are to come back.
+    assert failed == [each for each in ids if isinstance(each, str) and each]
+    assert account.outcomes().count("failed") >= len(messages)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(ANY)
+def test_the_handler_never_raises_whatever_the_event(account: Account, event: Json) -> None:
+    assert lambda_function.handler(event, Context()) == {"batchItemFailures": []}
+    account.logged()
+
+
+def test_logs_quote_neither_contents_nor_bodies(account: Account) -> None:
+    account.put("inputs/a.csv", b'a\n"secret-content')
+    run(message(account.record("inputs/a.csv")), {"messageId": "m2", "body": '{"secret-body": 1'})
+    run({"messageId": "m3", "body": json.dumps({"Records": [{"secret-record": 1}]})})
+    lines = json.dumps(account.logged())
+    assert "failed" in lines
+    assert "secret" not in lines
+
+
+# A process of its own: settings and memory
+
+
+def fresh(code: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run code where the function has not been imported yet."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOM), **CREDENTIALS, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_environment_sets_the_prefixes() -> None:
+    code = "import lambda_function as f; print(f.INPUT_PREFIX, f.OUTPUT_PREFIX)"
+    assert fresh(code).stdout == "inputs/ outputs/\n"
+    assert fresh(code, INPUT_PREFIX="in/", OUTPUT_PREFIX="out/").stdout == "in/ out/\n"
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [("", "out/"), ("in/", ""), ("in/", "in/out/"), ("a/in/", "a/")])
+def test_prefixes_that_would_make_a_loop_are_refused(inputs: str, outputs: str) -> None:
+    result = fresh("import lambda_function", INPUT_PREFIX=inputs, OUTPUT_PREFIX=outputs)
+    assert "overlap" in result.stderr
+
+
+SIZE = 128 * 1024 * 1024  # 1 GiB gives the same peak, in eight times the time
+BLOCKS = {
+    "rows.csv": b'2024-01-01T00:00:00Z,12345,"some, quoted\ntext",another,3.141592\n',
+    "one-line.csv": b"x" * 64,
+    "one-record.csv": b'"\n",' * 16,
+    "keys.jsonl": b"",  # counted below: no two lines have the same key
+    "one-line.jsonl": b"[" * 64,
+    "blob.bin": b"\0" * 64,
+}
+
+
+def pieces(name: str) -> Iterator[bytes]:
+    """Make an object of SIZE bytes, a piece at a time."""
+    size = 1024 * 1024
+    for number in range(SIZE // size):
+        if name == "keys.jsonl":
+            lines = (b'{"%08d": "%s"}\n' % (number * 1024 + line, b"x" * 1007) for line in range(1024))
+            yield b"".join(lines)
+        else:
+            yield BLOCKS[name] * (size // 64)
+
+
+class Store(BaseHTTPRequestHandler):
+    """As much of S3 as one run needs; an emulator would hold the object in memory."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(SIZE))
+        self.send_header("ETag", '"e"')
+        self.end_headers()
+        for piece in pieces(self.path.rpartition("/")[2]):
+            self.wfile.write(piece)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:  # pyrefly: ignore[missing-override-decorator, bad-override]
+        """Print nothing."""
+
+
+MEASURE = """
+import json, resource, lambda_function
+class Context:
+    aws_request_id = "r"
+    def get_remaining_time_in_millis(self): return 300_000
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+described = {"key": "inputs/NAME", "sequencer": "0A"}
+s3 = {"bucket": {"name": "b"}, "object": described}
+body = {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": s3}]}
+response = lambda_function.handler({"Records": [{"messageId": "m", "body": json.dumps(body)}]}, Context())
+assert response == {"batchItemFailures": []}, response
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_memory_does_not_grow_with_the_object(name: str) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        result = fresh(MEASURE.replace("NAME", name), AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert result.returncode == 0, result.stdout + result.stderr
+    log, grown_kib = result.stdout.splitlines()
+    assert json.loads(log)["size"] == SIZE
+    assert int(grown_kib) < 48 * 1024
