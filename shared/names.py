@@ -1,4 +1,4 @@
-"""The names that more than one room uses, each written once."""
+"""Names that more than one room uses, each written once."""
 
 from typing import Final
 

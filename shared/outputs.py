@@ -1,0 +1,86 @@
+"""What each stack exports for the others: the contract of the StackReferences.
+
+A stack that provides makes one of these and calls `export`; a stack that consumes calls `read`. Neither writes an
+output's name a second time, and the type checker knows all of them.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import pulumi
+from pulumi.output import UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOutputs:
+    """The outputs of one stack; the names of the fields are the names of the outputs."""
+
+    project: ClassVar[str]
+
+    def export(self) -> None:
+        """Export every field as an output of the running stack."""
+        for field in fields(self):
+            pulumi.export(field.name, getattr(self, field.name))
+
+    @classmethod
+    def read(cls) -> Self:
+        """Refer to the stack of the same name in the project that provides these outputs.
+
+        While previewing, an output that was never deployed is unknown. During an update it is an error
+        (`pulumi.RunError`) that names the stack to deploy first.
+
+        Source: "Stack references" in Pulumi's documentation; a self-managed backend's organization is always
+        called ``organization``, which is what `pulumi.get_organization` answers there.
+        """
+        reference = pulumi.StackReference(f"{pulumi.get_organization()}/{cls.project}/{pulumi.get_stack()}")
+        return cls(**{field.name: cls._require(reference, field.name) for field in fields(cls)})
+
+    @classmethod
+    def _require(cls, reference: pulumi.StackReference, name: str) -> pulumi.Output[Any]:
+        def pick(outputs: dict[str, Any]) -> Any:  # noqa: ANN401  an output may be of any type
+            if name in outputs:
+                return outputs[name]
+            if pulumi.runtime.is_dry_run():
+                return UNKNOWN
+            raise pulumi.RunError(
+                f"stack '{pulumi.get_stack()}' of project '{cls.project}' has no output '{name}': "
+                f"deploy stacks/{cls.project} first."
+            )
+
+        return reference.outputs.apply(pick)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageOutputs(StackOutputs):
+    """The bucket, and what its folders are for."""
+
+    project = "storage"
+
+    bucket_name: pulumi.Output[str]
+    bucket_arn: pulumi.Output[str]
+    input_prefix: pulumi.Output[str]
+    output_prefix: pulumi.Output[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessagingOutputs(StackOutputs):
+    """The queues, and how long a consumer of the main queue may take."""
+
+    project = "messaging"
+
+    main_queue_arn: pulumi.Output[str]
+    main_queue_url: pulumi.Output[str]
+    dead_letter_queue_arn: pulumi.Output[str]
+    dead_letter_queue_url: pulumi.Output[str]
+    consumer_timeout_seconds: pulumi.Output[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOutputs(StackOutputs):
+    """The function, where it logs, and what feeds it."""
+
+    project = "compute"
+
+    function_name: pulumi.Output[str]
+    log_group_name: pulumi.Output[str]
+    event_source_mapping_id: pulumi.Output[str]

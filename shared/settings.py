@@ -1,0 +1,70 @@
+"""Reads a stack's settings, refusing what AWS would refuse only halfway through a deployment.
+
+A setting's type, default and description stand in its project's ``Pulumi.yaml``; its value for one stack in
+``Pulumi.<stack>.yaml``. The engine checks the types ("Project-level configuration" in Pulumi's documentation).
+"""
+
+import re
+from collections.abc import Collection
+
+import pulumi
+
+
+def whole_number(key: str, *, at_least: int, at_most: int) -> int:
+    """Return the whole number that ``key`` is set to.
+
+    Raises:
+        pulumi.RunError: It is outside the limits.
+    """
+    value = pulumi.Config().require_int(key)
+    if not at_least <= value <= at_most:
+        raise _refusal(key, value, f"a whole number from {at_least} to {at_most}")
+    return value
+
+
+def choice(key: str, choices: Collection[str]) -> str:
+    """Return which of ``choices`` the setting ``key`` is.
+
+    Raises:
+        pulumi.RunError: It is none of them.
+    """
+    value = pulumi.Config().require(key)
+    if value not in choices:
+        raise _refusal(key, value, " or ".join(choices))
+    return value
+
+
+def bucket_name(key: str) -> str:
+    """Return the bucket name that ``key`` is set to (rules: "General purpose bucket naming rules", Amazon S3 guide).
+
+    Raises:
+        pulumi.RunError: S3 has no bucket of such a name.
+    """
+    value = pulumi.Config().require(key)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", value):
+        raise _refusal(key, value, "3 to 63 lower-case letters, digits and hyphens, no hyphen first or last")
+    return value
+
+
+def folders(*keys: str) -> tuple[str, ...]:
+    """Return the key prefixes that ``keys`` are set to, none of them inside another.
+
+    Raises:
+        pulumi.RunError: One does not end in a slash, or one lies inside another, so that what is written
+            under the one would be taken for a new file under the other, without end.
+    """
+    values = tuple(pulumi.Config().require(key) for key in keys)
+    for key, value in zip(keys, values, strict=True):
+        if not re.fullmatch(r"[^/].*/", value):
+            raise _refusal(key, value, "a folder such as 'inputs/', ending in a slash and not starting with one")
+        if any(value.startswith(other) for other in values if other is not value):
+            raise _refusal(key, value, "a folder that is not inside another one of this stack's")
+    return values
+
+
+def _refusal(key: str, value: object, wanted: str) -> pulumi.RunError:
+    name = f"{pulumi.get_project()}:{key}"
+    return pulumi.RunError(
+        f"{name} is {value!r} and must be {wanted}: set it in Pulumi.{pulumi.get_stack()}.yaml "
+        f"or with 'pulumi config set {name} VALUE'."
+    )

@@ -1,0 +1,130 @@
+"""The function that processes the files, its role and what feeds it."""
+
+from pathlib import Path
+
+import pulumi
+import pulumi_aws as aws
+
+from shared import names, settings
+from shared.json_document import json_document
+from shared.outputs import ComputeOutputs, MessagingOutputs, StorageOutputs
+from shared.tags import tags
+
+# Relative, as Pulumi keeps the paths in its state: another checkout is then no change.
+LAMBDA_CODE = Path("../../lambda_code")
+
+storage = StorageOutputs.read()
+messaging = MessagingOutputs.read()
+
+role = aws.iam.Role(
+    "role",
+    name=names.FUNCTION_ROLE,
+    assume_role_policy=json_document(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+            ],
+        }
+    ),
+    tags=tags(),
+)
+
+basic_execution = aws.iam.RolePolicyAttachment(
+    "role-basic-execution",
+    role=role.name,
+    policy_arn=aws.iam.ManagedPolicy.AWS_LAMBDA_BASIC_EXECUTION_ROLE,
+)
+
+s3_access: pulumi.Resource
+if settings.choice("s3Access", ("full", "scoped")) == "full":
+    s3_access = aws.iam.RolePolicyAttachment(
+        "role-s3-full-access",
+        role=role.name,
+        policy_arn=aws.iam.ManagedPolicy.AMAZON_S3_FULL_ACCESS,
+    )
+else:
+    inputs = pulumi.Output.concat(storage.bucket_arn, "/", storage.input_prefix, "*")
+    outputs = pulumi.Output.concat(storage.bucket_arn, "/", storage.output_prefix, "*")
+    s3_access = aws.iam.RolePolicy(
+        "role-s3-scoped-access",
+        role=role.name,
+        policy=json_document(
+            {
+                "Version": "2012-10-17",
+                "Statement": [
+                    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:GetObjectVersion"], "Resource": inputs},
+                    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": outputs},
+                    # Without it S3 answers 403, not 404, for an object that is gone ("GetObject", S3 API Reference).
+                    {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": storage.bucket_arn},
+                ],
+            }
+        ),
+    )
+
+consume_queue = aws.iam.RolePolicy(
+    "role-consume-queue",
+    role=role.name,
+    policy=json_document(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Action": ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+                    "Resource": messaging.main_queue_arn,
+                }
+            ],
+        }
+    ),
+)
+
+# Made before the function, which would otherwise make one of its own at its first line, kept for ever.
+log_group = aws.cloudwatch.LogGroup(
+    "log-group",
+    name=f"/aws/lambda/{names.FUNCTION}",
+    retention_in_days=pulumi.Config().require_int("logRetentionDays"),
+    tags=tags(),
+)
+
+function = aws.lambda_.Function(
+    "function",
+    name=names.FUNCTION,
+    role=role.arn,
+    runtime=aws.lambda_.Runtime.PYTHON3D12,
+    handler="lambda_function.handler",
+    # Named one by one, so that what Python leaves beside them (__pycache__) makes no difference.
+    code=pulumi.AssetArchive(
+        {
+            source.relative_to(LAMBDA_CODE).as_posix(): pulumi.FileAsset(source.as_posix())
+            for source in sorted(LAMBDA_CODE.rglob("*.py"))
+        }
+    ),
+    memory_size=settings.whole_number("memorySize", at_least=128, at_most=10240),
+    timeout=messaging.consumer_timeout_seconds,
+    environment={
+        "variables": {
+            "INPUT_PREFIX": storage.input_prefix,
+            "OUTPUT_PREFIX": storage.output_prefix,
+        }
+    },
+    tags=tags(),
+    opts=pulumi.ResourceOptions(depends_on=[log_group, basic_execution, s3_access]),
+)
+
+event_source_mapping = aws.lambda_.EventSourceMapping(
+    "event-source-mapping",
+    event_source_arn=messaging.main_queue_arn,
+    function_name=function.name,
+    # More than ten would need a batching window, and so delay every file ("CreateEventSourceMapping").
+    batch_size=settings.whole_number("batchSize", at_least=1, at_most=10),
+    function_response_types=["ReportBatchItemFailures"],
+    # Lambda looks at the role when the mapping is made, and refuses a role that may not yet read the queue.
+    opts=pulumi.ResourceOptions(depends_on=[consume_queue]),
+)
+
+ComputeOutputs(
+    function_name=function.name,
+    log_group_name=log_group.name,
+    event_source_mapping_id=event_source_mapping.uuid,
+).export()

@@ -1,0 +1,99 @@
+"""The queue between the bucket and the function, its dead-letter queue, and the bucket's notification."""
+
+import pulumi
+import pulumi_aws as aws
+
+from shared import names, settings
+from shared.json_document import json_document
+from shared.outputs import MessagingOutputs, StorageOutputs
+from shared.tags import tags
+
+DAY = 24 * 60 * 60
+
+storage = StorageOutputs.read()
+
+# 900 s is the longest that a Lambda function may run ("Lambda quotas").
+consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, at_most=900)
+# AWS's own advice is five or more, so that throttling alone moves no message ("Creating and configuring an Amazon
+# SQS event source mapping"); 1,000 is the limit of SQS.
+max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
+
+# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle.
+dead_letter_queue = aws.sqs.Queue(
+    "dead-letter-queue",
+    name=names.DEAD_LETTER_QUEUE,
+    # A message keeps the age it had in the main queue: only a longer retention leaves time to look at it.
+    message_retention_seconds=14 * DAY,
+    sqs_managed_sse_enabled=True,
+    tags=tags(),
+)
+
+main_queue = aws.sqs.Queue(
+    "main-queue",
+    name=names.MAIN_QUEUE,
+    message_retention_seconds=4 * DAY,
+    receive_wait_time_seconds=20,
+    # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
+    # a second time ("Creating and configuring an Amazon SQS event source mapping").
+    visibility_timeout_seconds=6 * consumer_timeout,
+    sqs_managed_sse_enabled=True,
+    tags=tags(),
+)
+
+aws.sqs.RedrivePolicy(
+    "main-queue-redrive-policy",
+    queue_url=main_queue.url,
+    redrive_policy=json_document({"deadLetterTargetArn": dead_letter_queue.arn, "maxReceiveCount": max_receive_count}),
+)
+
+aws.sqs.RedriveAllowPolicy(
+    "dead-letter-queue-redrive-allow-policy",
+    queue_url=dead_letter_queue.url,
+    redrive_allow_policy=json_document({"redrivePermission": "byQueue", "sourceQueueArns": [main_queue.arn]}),
+)
+
+main_queue_policy = aws.sqs.QueuePolicy(
+    "main-queue-policy",
+    queue_url=main_queue.url,
+    policy=json_document(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "BucketSends",
+                    "Effect": "Allow",
+                    "Principal": {"Service": "s3.amazonaws.com"},
+                    "Action": "sqs:SendMessage",
+                    "Resource": main_queue.arn,
+                    "Condition": {
+                        "ArnEquals": {"aws:SourceArn": storage.bucket_arn},
+                        # A bucket's ARN names no account: were the bucket deleted, its name could be anybody's.
+                        "StringEquals": {"aws:SourceAccount": aws.get_caller_identity_output().account_id},
+                    },
+                }
+            ],
+        }
+    ),
+)
+
+aws.s3.BucketNotification(
+    "bucket-notification",
+    bucket=storage.bucket_name,
+    queues=[
+        {
+            "queue_arn": main_queue.arn,
+            "events": ["s3:ObjectCreated:*"],
+            "filter_prefix": storage.input_prefix,
+        }
+    ],
+    # S3 sends a test message before it accepts the notification, and refuses a queue that will not take it.
+    opts=pulumi.ResourceOptions(depends_on=[main_queue_policy]),
+)
+
+MessagingOutputs(
+    main_queue_arn=main_queue.arn,
+    main_queue_url=main_queue.url,
+    dead_letter_queue_arn=dead_letter_queue.arn,
+    dead_letter_queue_url=dead_letter_queue.url,
+    consumer_timeout_seconds=pulumi.Output.from_input(consumer_timeout),
+).export()

@@ -1,0 +1,186 @@
+"""What the three programs declare, under Pulumi's mocks."""
+
+import pulumi
+import pytest
+
+from orchestrator.graph import dependencies
+from tests.unit import stack_program
+from tests.unit.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM
+
+DAY = 24 * 60 * 60
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_a_program_refers_to_the_stacks_that_it_declares(project: str) -> None:
+    program = stack_program.run(project, upstream=UPSTREAM)
+    assert sorted(program.references) == sorted(f"organization/{needed}/dev" for needed in dependencies()[project])
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_every_resource_that_can_be_tagged_is(project: str) -> None:
+    program = stack_program.run(project, upstream=UPSTREAM)
+    taggable = {"aws:s3/bucket:Bucket", "aws:sqs/queue:Queue", "aws:iam/role:Role", "aws:lambda/function:Function"}
+    for name, token in program.types.items():
+        if token in taggable | {"aws:cloudwatch/logGroup:LogGroup"}:
+            tags = {"Application": "xfarm-pipeline", "PulumiProject": project, "PulumiStack": "dev"}
+            assert program.resources[name]["tags"] == tags
+
+
+@pytest.mark.parametrize("project", ["messaging", "compute"])
+def test_a_preview_before_the_first_deployment_is_complete(project: str) -> None:
+    deployed = stack_program.run(project, upstream=UPSTREAM)
+    never_deployed = stack_program.run(project, preview=True)
+    assert sorted(never_deployed.types) == sorted(deployed.types)
+
+
+@pytest.mark.parametrize(("project", "missing"), [("messaging", "storage"), ("compute", "storage")])
+def test_an_update_without_the_upstream_stack_names_it(project: str, missing: str) -> None:
+    with pytest.raises(pulumi.RunError, match=f"deploy stacks/{missing} first"):
+        stack_program.run(project)
+
+
+def test_an_update_with_half_of_an_upstream_stack_names_the_output() -> None:
+    half = {name: value for name, value in MESSAGING.items() if name != "main_queue_arn"}
+    with pytest.raises(pulumi.RunError, match=r"no output 'main_queue_arn': deploy stacks/messaging first"):
+        stack_program.run("compute", upstream={"storage": STORAGE, "messaging": half})
+
+
+@pytest.mark.parametrize(
+    ("project", "expected"),
+    [
+        ("storage", STORAGE),
+        ("messaging", {name: value for name, value in MESSAGING.items() if name == "consumer_timeout_seconds"}),
+    ],
+)
+def test_the_outputs_are_those_of_the_contract(project: str, expected: dict[str, object]) -> None:
+    outputs = stack_program.run(project, upstream=UPSTREAM).outputs
+    assert {name: outputs[name] for name in expected} == expected
+    assert outputs.keys() == UPSTREAM[project].keys()
+
+
+class TestStorage:
+    def test_the_bucket(self) -> None:
+        bucket = stack_program.run("storage").resources["bucket"]
+        assert bucket["bucket"] == "xfarm-bucket-01"
+        assert bucket["forceDestroy"] is True
+
+    def test_the_bucket_name_is_a_setting(self) -> None:
+        program = stack_program.run("storage", {"bucketName": "xfarm-of-somebody-else"})
+        assert program.resources["bucket"]["bucket"] == "xfarm-of-somebody-else"
+        assert program.outputs["bucket_name"] == "xfarm-of-somebody-else"
+
+    def test_nothing_is_public(self) -> None:
+        block = stack_program.run("storage").resources["bucket-public-access-block"]
+        assert block.pop("bucket") == "xfarm-bucket-01"
+        assert block == dict.fromkeys(
+            ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"), True
+        )
+
+
+class TestMessaging:
+    def test_the_queues(self) -> None:
+        program = stack_program.run("messaging", upstream=UPSTREAM)
+        main, dead = program.resources["main-queue"], program.resources["dead-letter-queue"]
+        assert main["name"] == "xFarmMainQueue"
+        assert main["receiveWaitTimeSeconds"] == 20
+        assert main["messageRetentionSeconds"] == 4 * DAY
+        assert dead["name"] == "xFarmDeadLetterSqs"
+        assert dead["messageRetentionSeconds"] == 14 * DAY
+        assert main["sqsManagedSseEnabled"] is dead["sqsManagedSseEnabled"] is True
+
+    def test_failing_messages_go_to_the_dead_letter_queue_and_only_those_of_the_main_queue(self) -> None:
+        program = stack_program.run("messaging", upstream=UPSTREAM)
+        redrive = program.document("main-queue-redrive-policy", "redrivePolicy")
+        assert redrive == {"deadLetterTargetArn": "arn:aws:sqs:::xFarmDeadLetterSqs", "maxReceiveCount": 5}
+        allow = program.document("dead-letter-queue-redrive-allow-policy", "redriveAllowPolicy")
+        assert allow == {"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:::xFarmMainQueue"]}
+
+    def test_only_this_bucket_of_this_account_may_send(self) -> None:
+        program = stack_program.run("messaging", upstream=UPSTREAM)
+        (statement,) = program.document("main-queue-policy", "policy")["Statement"]
+        assert statement["Principal"] == {"Service": "s3.amazonaws.com"}
+        assert statement["Action"] == "sqs:SendMessage"
+        assert statement["Resource"] == "arn:aws:sqs:::xFarmMainQueue"
+        assert statement["Condition"] == {
+            "ArnEquals": {"aws:SourceArn": STORAGE["bucket_arn"]},
+            "StringEquals": {"aws:SourceAccount": ACCOUNT},
+        }
+
+    def test_the_bucket_tells_of_new_objects_under_the_prefix(self) -> None:
+        upstream = {"storage": STORAGE | {"input_prefix": "arrivals/"}}
+        notification = stack_program.run("messaging", upstream=upstream).resources["bucket-notification"]
+        assert notification["bucket"] == "xfarm-bucket-01"
+        (queue,) = notification["queues"]
+        assert queue["events"] == ["s3:ObjectCreated:*"]
+        assert queue["filterPrefix"] == "arrivals/"
+
+    @pytest.mark.parametrize("timeout", [1, 60, 900])
+    def test_the_visibility_timeout_is_six_times_the_functions(self, timeout: int) -> None:
+        program = stack_program.run("messaging", {"consumerTimeoutSeconds": str(timeout)}, upstream=UPSTREAM)
+        assert program.resources["main-queue"]["visibilityTimeoutSeconds"] == 6 * timeout
+        assert program.outputs["consumer_timeout_seconds"] == timeout
+
+
+class TestCompute:
+    def test_the_function(self) -> None:
+        upstream = UPSTREAM | {"messaging": MESSAGING | {"consumer_timeout_seconds": 17}}
+        function = stack_program.run("compute", upstream=upstream).resources["function"]
+        assert function["name"] == "xFarmLambdaFunction"
+        assert function["runtime"] == "python3.12"
+        assert function["handler"] == "lambda_function.handler"
+        assert function["timeout"] == 17
+        assert function["environment"] == {"variables": {"INPUT_PREFIX": "inputs/", "OUTPUT_PREFIX": "outputs/"}}
+
+    def test_the_zip_holds_the_functions_source_and_nothing_else(self) -> None:
+        archive = stack_program.run("compute", upstream=UPSTREAM).resources["function"]["code"]
+        assert {"lambda_function.py", "process.py"} <= archive.assets.keys()
+        assert all(name.endswith(".py") for name in archive.assets)
+
+    def test_the_role_has_the_two_managed_policies_and_may_consume_the_queue(self) -> None:
+        program = stack_program.run("compute", upstream=UPSTREAM)
+        attached = {
+            resource["policyArn"]
+            for name, resource in program.resources.items()
+            if program.types[name] == "aws:iam/rolePolicyAttachment:RolePolicyAttachment"
+        }
+        assert attached == {
+            "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole",
+            "arn:aws:iam::aws:policy/AmazonS3FullAccess",
+        }
+        (statement,) = program.document("role-consume-queue", "policy")["Statement"]
+        assert statement["Resource"] == MESSAGING["main_queue_arn"]
+        assert set(statement["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
+
+    def test_scoped_access_replaces_the_managed_policy(self) -> None:
+        program = stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM)
+        assert "role-s3-full-access" not in program.resources
+        assert "arn:aws:s3:::xfarm-bucket-01/inputs/*" in str(program.document("role-s3-scoped-access", "policy"))
+
+    def test_the_event_source_mapping_reports_each_failure_alone(self) -> None:
+        mapping = stack_program.run("compute", upstream=UPSTREAM).resources["event-source-mapping"]
+        assert mapping["functionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert mapping["eventSourceArn"] == MESSAGING["main_queue_arn"]
+        assert mapping["batchSize"] == 10
+
+
+@pytest.mark.parametrize(
+    ("project", "setting", "value", "wanted"),
+    [
+        ("storage", "bucketName", "Not_A_Bucket", "3 to 63 lower-case letters"),
+        ("storage", "inputPrefix", "inputs", "ending in a slash"),
+        ("storage", "inputPrefix", "/inputs/", "not starting with one"),
+        ("storage", "outputPrefix", "inputs/results/", "not inside another"),
+        ("storage", "inputPrefix", "outputs/new/", "not inside another"),
+        ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
+        ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
+        ("compute", "batchSize", "11", "from 1 to 10"),
+        ("compute", "memorySize", "64", "from 128 to 10240"),
+        ("compute", "s3Access", "everything", "full or scoped"),
+    ],
+)
+def test_a_setting_that_aws_would_refuse_is_refused_first(project: str, setting: str, value: str, wanted: str) -> None:
+    with pytest.raises(pulumi.RunError) as refusal:
+        stack_program.run(project, {setting: value}, upstream=UPSTREAM)
+    assert f"{project}:{setting} is " in str(refusal.value)
+    assert wanted in str(refusal.value)
+    assert "Pulumi.dev.yaml" in str(refusal.value)
