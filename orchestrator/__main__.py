@@ -8,7 +8,7 @@ from rich.console import Console
 
 from orchestrator import graph, targets
 from orchestrator.display import Display, summary
-from orchestrator.engine import Engine, Operation, Report
+from orchestrator.engine import Engine, Operation, Report, exports
 from shared.errors import UserError
 
 
@@ -92,17 +92,13 @@ def _operate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _outputs(options: argparse.Namespace, console: Console) -> int:
-    engine = Engine(options.stack, lambda *_: None)
-    exported: dict[str, dict[str, object]] = {}
-    for project in graph.order(graph.dependencies()):
-        stack = engine.open(project, create=False)
-        exported[project] = {} if stack is None else {name: output.value for name, output in stack.outputs().items()}
+    exported = exports(options.stack)
     if options.json:
         print(json.dumps(exported, indent=2))
         return 0
     for project, values in exported.items():
         console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
-        for name, value in values.items():
+        for name, value in (values or {}).items():
             console.print(f"  {name} = {value}", highlight=False)
     return 0
 

@@ -67,7 +67,7 @@ class Display:
                 self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
 
     def _resource_begins(self, project: str, step: StepEventMetadata) -> None:
-        if step.op.value not in CHANGES:
+        if step.op.value not in CHANGES or step.type.startswith("pulumi:"):
             return
         if self._planning:
             self._line(project, step)

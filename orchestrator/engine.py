@@ -1,11 +1,13 @@
 """Runs Pulumi's engine on one stack at a time, by the Automation API, and says in a sentence what went wrong."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 from pulumi.automation import (
     CommandError,
@@ -17,7 +19,7 @@ from pulumi.automation import (
     StackNotFoundError,
 )
 
-from orchestrator.graph import STACKS
+from orchestrator.graph import STACKS, dependencies, order
 from shared.errors import UserError
 
 Operation = Literal["deploy", "preview", "destroy"]
@@ -97,6 +99,28 @@ class Engine:
             report.reason = "see the errors above" if shown else explain(error)
         report.seconds = monotonic() - started
         return report
+
+
+def exports(stack: str) -> dict[str, dict[str, Any] | None]:
+    """Return what each project's stack of this name exports, or nothing where it was never made.
+
+    Raises:
+        UserError: The stacks' state can't be reached.
+    """
+    command = PulumiCommand()
+
+    def read(project: str) -> dict[str, Any] | None:
+        try:
+            answer = command.run(["stack", "output", "--json", "--stack", stack], str(STACKS / project), {})
+        except StackNotFoundError:
+            return None
+        except CommandError as error:
+            raise UserError(f"{project}: {explain(error)}.") from error
+        return json.loads(answer.stdout)
+
+    projects = order(dependencies())
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(projects, pool.map(read, projects), strict=True))
 
 
 def explain(error: CommandError) -> str:
