@@ -1,4 +1,4 @@
-"""The command line of the orchestrator: ``python -m orchestrator deploy|preview|destroy|outputs [STACK]``."""
+"""The command line of the orchestrator: ``python -m orchestrator COMMAND [STACK]``."""
 
 import argparse
 import json
@@ -17,7 +17,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        targets.enter(options.stack, say=console.print)
+        if options.command == "bootstrap":
+            targets.bootstrap(options.stack, say=console.print)
+            return 0
+        targets.enter(options.stack, say=Console(stderr=True, soft_wrap=True).print)
         if options.command == "outputs":
             return _outputs(options, console)
         _confirm(options, console)
@@ -35,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         ("preview", "show what deploy would do"),
         ("destroy", "delete the stacks, each before those it needs"),
         ("outputs", "show what the stacks export"),
+        ("bootstrap", "prepare the place where an AWS account keeps the stacks' state"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("stack", nargs="?", default=targets.LOCAL, help="which stack (default: %(default)s)")
@@ -42,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--yes", action="store_true", help="do not ask")
         if name == "outputs":
             command.add_argument("--json", action="store_true", help="as JSON")
-        else:
+        elif name != "bootstrap":
             command.add_argument("--refresh", action="store_true", help="look first at what is really there")
     return parser
 

@@ -26,19 +26,50 @@ def enter(stack: str, say: Callable[[str], None]) -> None:
     Raises:
         UserError: There is no such stack, or what it needs is missing.
     """
+    require_known(stack)
+    if stack == LOCAL:
+        import local  # noqa: PLC0415  an AWS user never enters that room
+
+        environment = local.enter(ROOT, say)
+    else:
+        from orchestrator import aws_account, state  # noqa: PLC0415  nor does anybody load boto3 for `local`
+
+        account = aws_account.identify(say)
+        say(f"Account {account.number}, region {account.region}, as {account.identity}.")
+        environment = account.environment
+        aws_account.require_pulumi(environment)
+        environment["PULUMI_BACKEND_URL"] = state.require(account, stack)
+        # No stack holds a secret, so none needs a passphrase; Pulumi asks for one unless it is set, if only to nothing.
+        if "PULUMI_CONFIG_PASSPHRASE_FILE" not in environment:
+            environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def bootstrap(stack: str, say: Callable[[str], None]) -> None:
+    """Prepare the place where the state of ``stack`` is kept.
+
+    Raises:
+        UserError: There is no such stack, or AWS refuses.
+    """
+    require_known(stack)
+    if stack == LOCAL:
+        say("'local' keeps its state in this folder: there is nothing to prepare.")
+        return
+    from orchestrator import aws_account, state  # noqa: PLC0415
+
+    state.bootstrap(aws_account.identify(say), say)
+
+
+def require_known(stack: str) -> None:
+    """Make sure that every project has settings for ``stack``.
+
+    Raises:
+        UserError: One has none.
+    """
     known = known_stacks()
     if stack not in known:
         raise UserError(
             f"there is no stack '{stack}', only {', '.join(known)}: name one of these, "
             f"or add a Pulumi.{stack}.yaml to every project."
         )
-    if stack == LOCAL:
-        import local  # noqa: PLC0415  an AWS user never enters that room
-
-        environment = local.enter(ROOT, say)
-    else:
-        from orchestrator import aws_account  # noqa: PLC0415
-
-        environment = aws_account.enter(stack, say)
-    os.environ.clear()
-    os.environ.update(environment)
