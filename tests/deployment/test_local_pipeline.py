@@ -1,0 +1,128 @@
+"""The pipeline on the embedded AWS, from nothing to nothing: the real engine, provider and function."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator.graph import ROOT
+from tests.checkout import Checkout
+
+pytestmark = pytest.mark.usefixtures("deployed")
+
+BUCKET = "xfarm-bucket-01"
+EXAMPLES = ROOT / "examples"
+RECEIVES = 5
+"""What the stack's redrive policy says."""
+
+
+def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:  # noqa: ANN401
+    """Return what ``look`` finds, once it does; neither S3 nor SQS offers anything to wait on."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not seen within {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+def documents(checkout: Checkout) -> dict[str, dict[str, Any]]:
+    s3 = checkout.client("s3")
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix="outputs/").get("Contents", [])
+    return {item["Key"]: json.load(s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"]) for item in listed}
+
+
+def document(checkout: Checkout, key: str) -> dict[str, Any]:
+    return eventually(lambda: documents(checkout).get(key))
+
+
+def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
+    for arguments in ([], ["--refresh"]):
+        preview = deployed.run("orchestrator", "preview", *arguments)
+        assert preview.returncode == 0, preview.stdout + preview.stderr
+        for project in ("storage", "messaging", "compute"):
+            assert f"{project} no change" in " ".join(preview.stdout.split())
+
+
+def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
+    outputs = deployed.run("orchestrator", "outputs", "--json")
+    exported = json.loads(outputs.stdout)
+    assert exported["storage"]["bucket_name"] == BUCKET
+    assert exported["messaging"]["consumer_timeout_seconds"] == 2
+    assert exported["compute"]["function_name"] == "xFarmLambdaFunction"
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("readings.csv", {"rows": 3, "columns": ["sensor", "temperature", "unit"]}),
+        ("milk.jsonl", {"rows": 2, "columns": ["animal", "litres", "note"]}),
+        ("weather + forecast für Łódź.txt", {}),
+        ("empty.csv", {"rows": 0, "columns": []}),
+    ],
+)
+def test_every_file_gets_its_document(deployed: Checkout, name: str, facts: dict[str, Any]) -> None:
+    content = (EXAMPLES / name).read_bytes()
+    deployed.client("s3").put_object(Bucket=BUCKET, Key=f"inputs/{name}", Body=content)
+    result = document(deployed, f"outputs/{name}.json")
+    assert result["key"] == f"inputs/{name}"
+    assert result["size"] == len(content)
+    assert result["sha256"] == hashlib.sha256(content).hexdigest()
+    assert {key: result[key] for key in facts} == facts
+
+
+def test_a_file_elsewhere_gets_no_document(deployed: Checkout) -> None:
+    s3 = deployed.client("s3")
+    s3.put_object(Bucket=BUCKET, Key="elsewhere/ignored.csv", Body=b"a,b\n")
+    s3.put_object(Bucket=BUCKET, Key="inputs/after-the-ignored.csv", Body=b"a,b\n")
+    document(deployed, "outputs/after-the-ignored.csv.json")
+    assert not [key for key in documents(deployed) if "ignored.csv" in key and "after-the" not in key]
+
+
+def test_a_poison_message_is_received_five_times_and_its_neighbours_succeed(deployed: Checkout) -> None:
+    sqs, s3 = deployed.client("sqs"), deployed.client("s3")
+    main = sqs.get_queue_url(QueueName="xFarmMainQueue")["QueueUrl"]
+    dead = sqs.get_queue_url(QueueName="xFarmDeadLetterSqs")["QueueUrl"]
+    sent = sqs.send_message(QueueUrl=main, MessageBody="this is no event of S3")["MessageId"]
+    for number in range(9):
+        s3.put_object(Bucket=BUCKET, Key=f"inputs/neighbour-{number}.csv", Body=b"a,b\n1,2\n")
+    for number in range(9):
+        document(deployed, f"outputs/neighbour-{number}.csv.json")
+
+    (letter,) = eventually(
+        lambda: sqs.receive_message(QueueUrl=dead, AttributeNames=["All"]).get("Messages"), seconds=180
+    )
+    assert letter["MessageId"] == sent
+    assert letter["Body"] == "this is no event of S3"
+    # SQS goes on counting in the dead-letter queue, where this was one more.
+    assert int(letter["Attributes"]["ApproximateReceiveCount"]) == RECEIVES + 1
+    waiting = sqs.get_queue_attributes(QueueUrl=main, AttributeNames=["All"])["Attributes"]
+    assert waiting["ApproximateNumberOfMessages"] == waiting["ApproximateNumberOfMessagesNotVisible"] == "0"
+    assert sqs.receive_message(QueueUrl=dead).get("Messages") is None
+
+
+def test_a_change_of_the_code_is_a_change_and_the_same_code_is_none(deployed: Checkout) -> None:
+    source = deployed.root / "lambda_code" / "process.py"
+    unchanged = source.read_bytes()
+    source.write_bytes(unchanged + b"# a change\n")
+    (source.parent / "__pycache__").mkdir(exist_ok=True)
+    changed = deployed.run("orchestrator", "preview")
+    assert "~ compute    function" in changed.stdout
+    source.write_bytes(unchanged)
+    assert "~" not in deployed.run("orchestrator", "preview").stdout
+
+
+def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
+    destroy = deployed.run("orchestrator", "destroy")
+    assert destroy.returncode == 0, destroy.stdout + destroy.stderr
+    assert deployed.client("s3").list_buckets()["Buckets"] == []
+    assert deployed.client("sqs").list_queues().get("QueueUrls", []) == []
+    assert deployed.client("lambda").list_functions()["Functions"] == []
+    assert deployed.client("lambda").list_event_source_mappings()["EventSourceMappings"] == []
+    assert deployed.client("logs").describe_log_groups()["logGroups"] == []
+    assert "xFarmLambdaRole" not in str(deployed.client("iam").list_roles()["Roles"])
+    again = deployed.run("orchestrator", "destroy")
+    assert again.returncode == 0
+    assert "Nothing is there" in again.stdout
