@@ -1,0 +1,1 @@
+"""What an operator does with deployed stacks: see, send, and put things back."""

@@ -1,0 +1,79 @@
+"""The command line of the operator: ``python -m operations send [STACK] FILE...``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from operations.pipeline import deployed
+from operations.send import TIMEOUT_S, send
+from orchestrator import targets
+from orchestrator.engine import exports
+from shared.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the arguments say and return the exit code: 0 where all went well."""
+    options = _parser().parse_args(arguments)
+    console = Console(soft_wrap=True)
+    try:
+        _run(options, console)
+    except UserError as error:
+        return _complain(str(error))
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        return _complain(f"AWS refused {error.operation_name}: {said.get('Message')} ({said.get('Code')}).")
+    except (BotoCoreError, Boto3Error) as error:
+        return _complain(f"{error}.")
+    except KeyboardInterrupt:
+        print("interrupted: what was begun in AWS goes on there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _complain(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="operations", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    text = "upload files, or the files of a folder, and follow each to its result"
+    command = commands.add_parser("send", help=text, description=text, usage="operations send [STACK] FILE...")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a file or a folder")
+    follow = command.add_mutually_exclusive_group()
+    follow.add_argument(
+        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="follow for so many seconds (%(default)s)"
+    )
+    follow.add_argument("--no-wait", dest="timeout", action="store_const", const=0, help="upload only")
+    return parser
+
+
+def _run(options: argparse.Namespace, console: Console) -> None:
+    if options.command == "send":
+        stack, files = split(options.files, targets.known_stacks())
+        if not files:
+            raise UserError(f"name the files to send to '{stack}'.")
+        targets.enter(stack, say=_aside)
+        send(deployed(stack, exports(stack)), map(Path, files), console, timeout=options.timeout)
+
+
+def split(arguments: list[str], stacks: list[str]) -> tuple[str, list[str]]:
+    """Return the stack that the first argument names, or else `local`, and the other arguments."""
+    if arguments[0] in stacks:
+        return arguments[0], arguments[1:]
+    return targets.LOCAL, arguments
+
+
+def _aside(line: str) -> None:
+    """Say something that is no part of the answer."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
