@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 from urllib.request import ProxyHandler, build_opener
@@ -101,10 +102,8 @@ class Emulator:
                     raise UserError(f"The AWS emulator (process {pid}) doesn't stop: end it with `kill -9 {pid}`.")
                 time.sleep(_POLL_SECONDS)
             self._record(lock, "")
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # the workers of Lambda functions
-        except ProcessLookupError:
-            pass
 
     def _lock(self) -> TextIO:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -112,8 +111,8 @@ class Emulator:
 
     def _recorded(self) -> tuple[int, int]:
         """The process that holds the lock and its port; zeros while it is about to write them."""
-        pid, port = ((self.directory / "lock").read_text().split() + ["0", "0"])[:2]
-        return int(pid), int(port)
+        pid, _, port = (self.directory / "lock").read_text().partition(" ")
+        return int(pid or 0), int(port or 0)
 
     @staticmethod
     def _record(lock: TextIO, text: str) -> None:
@@ -141,7 +140,7 @@ class Emulator:
         }
         with (self.directory / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
+                [sys.executable, "-P", "-m", "local.patched_ministack"],
                 env=environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

@@ -14,8 +14,7 @@ from shared.errors import UserError
 
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 """The key that marks special values in Pulumi's wire format (`resource.SigKey` in pulumi/sdk)."""
-ASSET_SIGNATURE = "c44067f5952c0a294b673a41bacd8c17"
-ARCHIVE_SIGNATURE = "0def7320c3a5731c473e5ecbe6d01bc7"
+_ARCHIVE = "0def7320c3a5731c473e5ecbe6d01bc7"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can hold: the same for every file, so that equal content makes equal bytes."""
@@ -24,11 +23,11 @@ _FILE_MODE = 0o644 << 16
 
 def is_archive(value: object) -> bool:
     """Whether `value` is an archive in Pulumi's wire format (and not, say, still unknown)."""
-    return isinstance(value, dict) and value.get(_SIGNATURE) == ARCHIVE_SIGNATURE
+    return isinstance(value, dict) and value.get(_SIGNATURE) == _ARCHIVE
 
 
 def zip_path(archive: dict[str, Any], folder: Path) -> Path:
-    """Where the zip of `archive` belongs: a name that follows from the content, so that a change of code is a change of name.
+    """Where the zip of `archive` belongs: its name follows from the content, so that new code has a new name.
 
     The engine sends the content's hash along. Only that tells what an archive in the state held when it was deployed:
     the folder it names may have changed since.
@@ -88,6 +87,6 @@ def _content(asset: dict[str, Any]) -> bytes:
             return Path(path).read_bytes()
         except OSError as error:
             raise UserError(f"The code asset {path} can't be read: {error.strerror}.") from error
-    if "uri" in asset and asset["uri"]:
-        raise UserError(f"The code asset {asset['uri']} is not on this machine: use a file instead.")
+    if uri := asset.get("uri"):
+        raise UserError(f"The code asset {uri} is not on this machine: use a file instead.")
     return str(asset.get("text", "")).encode()

@@ -1,8 +1,8 @@
 """The AWS types that the registry-built plugin knows, and what they are called on either side of it.
 
-Programs speak the names of `pulumi_aws` ("SDK" below). Behind the plugin stands Pulumi's dynamic Terraform bridge, which
-derives its names from Terraform's alone. Almost all names follow from one another by rule; what does not stands in the
-tables here, as read in the sources of `pulumi_aws` 7.51.1 and in the bridge's own schema.
+Programs speak the names of `pulumi_aws` ("SDK" below). Behind the plugin stands Pulumi's dynamic Terraform bridge,
+which derives its names from Terraform's alone. Almost all names follow from one another by rule; what does not stands
+in the tables here, as read in the sources of `pulumi_aws` 7.51.1 and in the bridge's own schema.
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ _PHYSICAL_NAMES = {
 
 The bridge names whatever has an optional `name`; `pulumi_aws` lets these be left out, too.
 """
+
+
+_MIRRORS = {
+    "aws_iam_role": {"inlinePolicies", "managedPolicyArns"},
+    "aws_lambda_event_source_mapping": {"lastModified", "lastProcessingResult"},
+    "aws_s3_bucket": {"policy", "serverSideEncryptionConfiguration"},
+    "aws_sns_topic": {"policy"},
+    "aws_sqs_queue": {"policy", "redriveAllowPolicy", "redrivePolicy"},
+}
+"""What a resource shows of others that are made after it, and of its own traffic."""
 
 
 def _camel(words: list[str]) -> str:
@@ -152,8 +162,13 @@ def physical_name(token: str) -> str | None:
 
 
 def has_own_region(token: str) -> bool:
-    """Whether the SDK's resource has a `region` that Terraform's provider 5 doesn't know (S3 buckets had one before)."""
+    """Whether the SDK's resource has a `region` that Terraform's provider 5 doesn't know (S3 buckets always had)."""
     if token.startswith("pulumi:"):
         return False
     terraform = terraform_name(token)
     return terraform in RESOURCES and terraform != "aws_s3_bucket" and not terraform.startswith("aws_iam_")
+
+
+def mirrors(token: str) -> set[str]:
+    """The properties of the SDK's resource that change though nobody changes it: see `_MIRRORS`."""
+    return set() if token.startswith("pulumi:") else _MIRRORS.get(terraform_name(token), set())

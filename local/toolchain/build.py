@@ -113,7 +113,7 @@ def build(program: Program, say: Callable[[str], None]) -> Path:
 
 def _cache_trouble(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"The disk is full: the toolchain needs some 3 GB in {cache_folder()} and Go's own caches while it is built."
+        return f"The disk is full: a build of the toolchain needs some 5 GB in {cache_folder()} and Go's own caches."
     return (
         f"The toolchain can't be kept in {cache_folder()} ({error.strerror}): "
         f"make that folder writable, or set XDG_CACHE_HOME to one that is."

@@ -28,11 +28,16 @@ from shared.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from contextvars import Context
     from types import TracebackType
 
 _T = TypeVar("_T")
 
-_MACHINERY = tuple(str(Path(module.__file__ or "").parent) for module in (asyncio, pulumi)) + ("<frozen runpy>", __file__)
+_MACHINERY = (
+    *(str(Path(module.__file__ or "").parent) for module in (asyncio, pulumi)),
+    "<frozen runpy>",
+    __file__,
+)
 """How the file names of code begin that stands between the engine and the program."""
 
 _ORIGIN = "first traceback"
@@ -88,7 +93,13 @@ def _run(program: Path) -> None:
     runpy.run_path(str(program), run_name="__main__")
 
 
-def _create_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, _T], **options: Any) -> asyncio.Task[_T]:  # noqa: ANN401
+def _create_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, _T],
+    *,
+    name: str | None = None,
+    context: Context | None = None,
+) -> asyncio.Task[_T]:
     """A task that notes where an error came from: of several that wait for one result, asyncio tells only the first."""
 
     async def noting() -> _T:
@@ -98,15 +109,16 @@ def _create_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any,
             vars(error).setdefault(_ORIGIN, error.__traceback__)
             raise
 
-    return asyncio.Task(noting(), loop=loop, **options)
+    return asyncio.Task(noting(), loop=loop, name=name, context=context)
 
 
 def program_traceback(error: BaseException) -> str:
-    """The traceback of `error` from where it enters code that is not machinery."""
-    entry: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
+    """The traceback of `error` from where it enters code that is not machinery: all of it, if it never does."""
+    start: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
+    entry = start
     while entry and entry.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         entry = entry.tb_next
-    return "".join(traceback.format_exception(type(error), error, entry))
+    return "".join(traceback.format_exception(type(error), error, entry or start))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf import json_format
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 _REQUEST_STRUCTS = ("args", "inputs", "news", "old_inputs", "olds", "properties")
 _RESPONSE_STRUCTS = ("inputs", "properties", "return")
 _COMPARED = ("inputs", "properties")
-_NOTHING = (None, "", [], {})
+_NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
+"""What one side may leave out and the other write, as Terraform's own types do with zero values."""
 _RAW_STATE = "__pulumi_raw_state_delta"
-"""The bridge's own note on how Terraform wrote the same properties: it changes with their spelling."""
+"""The bridge's own note on how Terraform wrote the same properties: what one says has to fit the other."""
 _WRITTEN = ("news", "properties")
 """The fields of Create and Update that hold what is about to be made real: its code must lie there as a file."""
 
@@ -57,6 +59,7 @@ class Call:
         self._to_sdk = {bridge: sdk for sdk, bridge in self._to_bridge.items()}
         self._region = region if aws_types.has_own_region(self._token) else None
         self._codes: dict[str, Value] = {}
+        self._asked = _copy(request.inputs) if method == "Read" else Struct()
         self._known = {name: _copy(field) for name, field in _structs(request, _COMPARED)} if method == "Read" else {}
         self._urns = (aws_types.bridge_urn(urn), urn) if urn else ("", "")
 
@@ -82,8 +85,9 @@ class Call:
             self._restore_code(properties)
             if self._region and name == "properties":
                 properties["region"] = self._region
-            if name in self._known and _says_the_same(self._known[name], properties):
-                properties.CopyFrom(self._known[name])
+            if name in self._known:
+                mirrors = aws_types.mirrors(self._token) - set(self._asked.fields)
+                _put_back(self._known[name], properties, mirrors)
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
             failure.reason = self.text(failure.reason)
@@ -105,7 +109,7 @@ class Call:
         return message
 
     def _name(self, request: Any) -> None:  # noqa: ANN401 - CheckRequest
-        """Give the resource the name that `pulumi_aws` promises to whoever names none: its logical name and 7 hex digits."""
+        """Give the resource the name that `pulumi_aws` promises to whoever gives none: logical name, 7 digits."""
         key = aws_types.physical_name(self._token)
         if key is None or key in request.news.fields:
             return
@@ -130,7 +134,7 @@ class Call:
         value.string_value = path
 
     def _leave_region_out(self, properties: Struct) -> None:
-        """Take out the property that each resource got in version 6 of Terraform's provider: the bridged one is older."""
+        """Take out what each resource got only in version 6 of Terraform's provider: the bridged one is older."""
         if self._region and "region" in properties.fields:
             if (asked := properties.fields["region"].string_value) != self._region:
                 raise UserError(f"This checkout's AWS plugin can't put single resources into another region ({asked}).")
@@ -154,28 +158,53 @@ def _copy(message: _M) -> _M:
     return copy
 
 
-def _says_the_same(known: Struct, read: Struct) -> bool:
-    """Whether two sets of properties differ in nothing but spelling.
+def _put_back(known: Struct, read: Struct, mirrors: set[str]) -> None:
+    """Put back what was `known` of a resource where what was `read` now tells nothing new.
 
     AWS and the provider respell JSON documents, and the bridge reads "nothing" as an empty list or map where it wrote
-    none at all. A refresh would show each of these as a change.
+    none at all; a refresh would show each of these as a change. The `mirrors` show what other resources are asked for,
+    each of which tells of its own changes.
     """
-    return _plain(json_format.MessageToDict(known)) == _plain(json_format.MessageToDict(read))
+    for key in (known.fields.keys() | read.fields.keys()) - {_RAW_STATE}:
+        if key in mirrors or _plain(_value(known, key)) == _plain(_value(read, key)):
+            _copy_field(known, read, key)
+            noted = _noted(known)
+            if key in noted.fields:
+                _noted(read, create=True).fields[key].CopyFrom(noted.fields[key])
+            elif key in _noted(read).fields:
+                del _noted(read).fields[key]
+
+
+def _copy_field(source: Struct, target: Struct, key: str) -> None:
+    if key in source.fields:
+        target.fields[key].CopyFrom(source.fields[key])
+    elif key in target.fields:
+        del target.fields[key]
+
+
+def _noted(properties: Struct, *, create: bool = False) -> Struct:
+    """The part of the bridge's note (see `_RAW_STATE`) that tells of each property how Terraform wrote it."""
+    for part in (_RAW_STATE, "obj", "ps"):
+        if part not in properties.fields and not create:
+            return Struct()
+        properties = properties.get_or_create_struct(part)
+    return properties
+
+
+def _value(properties: Struct, key: str) -> Any:  # noqa: ANN401 - any JSON
+    return json_format.MessageToDict(properties.fields[key]) if key in properties.fields else None
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """`value` with JSON documents taken apart and with nothing said in one way only."""
     if isinstance(value, dict):
-        return {
-            key: kept for key, item in value.items() if key != _RAW_STATE and (kept := _plain(item)) not in _NOTHING
-        }
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return _plain(json.loads(value))
-        except ValueError:
-            return value
-    return value
+        value = {key: kept for key, item in value.items() if (kept := _plain(item)) is not None}
+    elif isinstance(value, list):
+        value = [_plain(item) for item in value]
+    elif isinstance(value, str) and value[:1] in ("{", "["):
+        with suppress(ValueError):
+            value = json.loads(value)
+    return None if value in _NOTHING else value
 
 
 def _rename(properties: Struct, names: dict[str, str]) -> None:

@@ -92,10 +92,11 @@ def _look(root: Path, say: Callable[[str], None], fingerprint: list[str]) -> Too
     _remove(plugins)
     if cli and home:
         plugins.symlink_to(home / "plugins", target_is_directory=True)
-        return _official(cli, f"{summary}, with the official AWS plugin.", [home / "plugins" / _plugin()], fingerprint)
+        plugin = [home / "plugins" / _plugin()]
+        return _official(cli, f"{summary}, with the official AWS plugin.", plugin, fingerprint)
     plugin = _install_plugin(plugins, root, say)
     if cli:
-        return _official(cli, f"{summary}, with an AWS plugin built from package registries.", plugin, fingerprint)
+        return _official(cli, f"{summary}, with an AWS plugin from package registries.", plugin, fingerprint)
     engine = build.build(build.ENGINE, say)
     host = plugins / f"language-python-v{build.ENGINE_VERSION}" / _LANGUAGE_HOST
     _write_launcher(host, "local.toolchain.language_host")

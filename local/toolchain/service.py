@@ -27,23 +27,25 @@ _THREADS = 64
 
 
 def end_at_once_when_told(before: Callable[[], None] = lambda: None) -> None:
-    """On SIGINT, SIGTERM or the engine's own death end the process in that moment, after calling `before`.
+    """On SIGINT, SIGTERM or the engine's own death end the process at once, after calling `before`.
 
-    The engine interrupts its plugins when it is done with them, and waits 5 s for one that lingers. Should it die first,
-    the pipe that it holds as our standard input closes.
+    The engine interrupts its plugins when it is done with them, and waits 5 s for one that lingers. Should it die
+    first, the pipe that it holds as our standard input closes.
     """
 
     def end(*_: object) -> None:
-        before()
-        os._exit(0)
+        try:
+            before()
+        finally:
+            os._exit(0)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    threading.Thread(target=lambda: end(sys.stdin.buffer.read()), daemon=True).start()
+    threading.Thread(target=lambda: end(sys.stdin.read()), daemon=True).start()
 
 
 def serve(register: Callable[[grpc.Server], None]) -> None:
-    """Serve what `register` adds to the server on a free local port, tell the engine the port, and run until told to end."""
+    """Serve what `register` adds to the server, on a free port that the engine is told, until told to end."""
     server = grpc.server(ThreadPoolExecutor(max_workers=_THREADS), options=CHANNEL_OPTIONS)
     register(server)
     port = server.add_insecure_port("127.0.0.1:0")
