@@ -227,9 +227,11 @@ def _read_json_lines(lines: _Lines, table: _Table) -> None:
                 value = _JSON.decode(text)
                 table.rows += 1
                 for name in value if isinstance(value, dict) else ():
-                    if name[:MAX_COLUMN_CHARACTERS] not in seen:
+                    shown = name[:MAX_COLUMN_CHARACTERS]
+                    if shown not in seen:
                         table.add_column(name)
-                        seen = set(table.columns)
+                        if len(seen) < MAX_COLUMNS:
+                            seen.add(shown)
             lines.end_record()
     except _MalformedError:
         raise

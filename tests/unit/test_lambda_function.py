@@ -159,15 +159,16 @@ def answer(status: int, code: str) -> "Callable[..., AWSResponse]":
     return respond
 
 
-def once(action: Callable[[], object]) -> Callable[..., None]:
-    """Make a botocore handler that does something the first time that it is called."""
-    left = [action]
+def at_put(number: int, action: Callable[[], object]) -> None:
+    """Do something just before the handler writes for the given time, counted from 1."""
+    puts: list[None] = []
 
-    def act(**_: object) -> None:
-        if left:
-            left.pop()()
+    def before_call(**_: object) -> None:
+        puts.append(None)
+        if len(puts) == number:
+            action()
 
-    return act
+    on("before-call.s3.PutObject", before_call)
 
 
 def on(event: str, action: Callable[..., object]) -> None:
@@ -349,7 +350,8 @@ def test_another_invocation_writes_just_before_this_one_does(
     if existing:
         run(message(account.record("inputs/a", existing)))
         account.logged()
-    on("before-call.s3.PutObject", once(lambda: run(message(account.record("inputs/a", theirs)))))
+    # Where there is a document, the first attempt finds it, and the second is to replace it.
+    at_put(2 if existing else 1, lambda: run(message(account.record("inputs/a", theirs))))
     assert run(message(account.record("inputs/a", mine))) == []
     assert account.document("outputs/a.json")["sequencer"] == "0B"
     assert account.outcomes() == outcomes
@@ -358,13 +360,7 @@ def test_another_invocation_writes_just_before_this_one_does(
 def test_a_document_deleted_between_looking_and_writing_is_written_again(account: Account) -> None:
     account.put("inputs/a", b"x")
     run(message(account.record("inputs/a", "0A")))
-    delete = once(lambda: account.s3.delete_object(Bucket=account.bucket, Key="outputs/a.json"))
-
-    def before_put(params: dict[str, dict[str, str]], **_: object) -> None:
-        if "If-Match" in params["headers"]:
-            delete()
-
-    on("before-call.s3.PutObject", before_put)
+    at_put(2, lambda: account.s3.delete_object(Bucket=account.bucket, Key="outputs/a.json"))
     assert run(message(account.record("inputs/a", "0B"))) == []
     assert account.document("outputs/a.json")["sequencer"] == "0B"
 
@@ -416,6 +412,7 @@ def test_a_document_that_may_not_be_looked_at_is_a_failure(account: Account) -> 
     run(message(account.record("inputs/a")))
     on("before-send.s3.HeadObject", answer(403, "AccessDenied"))
     assert run(message(account.record("inputs/a"))) == ["m1"]
+    assert "HeadObject" in str(account.logged()[-1]["error"])
 
 
 class Cut:
