@@ -11,7 +11,7 @@ nox.options.sessions = ["tests"]
 
 
 def run(session: nox.Session, module: str, *arguments: str) -> None:
-    """Run a package of this project; Ctrl-C is its own business, as it knows where it is safe to stop."""
+    """Run a Python module; Ctrl-C is its own business, as it knows where it is safe to stop."""
     session.run(sys.executable, "-m", module, *arguments, interrupt_timeout=None, external=True)
 
 
@@ -24,7 +24,14 @@ def demo(session: nox.Session) -> None:
         run(session, "orchestrator", "destroy", "local")
         run(session, "local", "stop")
     else:
-        run(session, "local", "hints")
+        session.log("It is left running: `nox -l` lists what you can do; `nox -s send -- FILE` sends a file of yours,")
+        session.log("`nox -s deploy` applies what you change, and `nox -s demo -- --destroy` takes everything away.")
+
+
+@nox.session
+def bootstrap(session: nox.Session) -> None:
+    """Prepare, once, the bucket in which an AWS account keeps the stacks' state: STACK."""
+    run(session, "orchestrator", "bootstrap", *session.posargs)
 
 
 @nox.session
@@ -52,9 +59,33 @@ def outputs(session: nox.Session) -> None:
 
 
 @nox.session
+def send(session: nox.Session) -> None:
+    """Upload files or folders and follow each to its result: [STACK] FILE..."""
+    run(session, "operations", "send", *session.posargs)
+
+
+@nox.session
+def status(session: nox.Session) -> None:
+    """Show what is deployed, what waits and what is dead: [STACK] [--json]."""
+    run(session, "operations", "status", *session.posargs)
+
+
+@nox.session(name="dead-letters")
+def dead_letters(session: nox.Session) -> None:
+    """Show what could not be processed, and why: [STACK] [--json]."""
+    run(session, "operations", "dead-letters", *session.posargs)
+
+
+@nox.session
+def redrive(session: nox.Session) -> None:
+    """Put the dead letters back into the main queue: [STACK]."""
+    run(session, "operations", "redrive", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Check everything: format, lint, types, unit tests, then deployments on the embedded AWS."""
-    session.run("ruff", "format", "--check", ".")
-    session.run("ruff", "check", ".")
-    session.run("pyrefly", "check")
-    session.run("pytest", *session.posargs)
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "ruff", "check", ".")
+    run(session, "pyrefly", "check")
+    run(session, "pytest", *session.posargs)

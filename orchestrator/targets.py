@@ -39,6 +39,7 @@ def enter(stack: str, say: Callable[[str], None]) -> None:
         environment = account.environment
         aws_account.require_pulumi(environment)
         environment["PULUMI_BACKEND_URL"] = state.require(account, stack)
+        say(f"State in {environment['PULUMI_BACKEND_URL']}.")
         # No stack holds a secret, so none needs a passphrase; Pulumi asks for one unless it is set, if only to nothing.
         if "PULUMI_CONFIG_PASSPHRASE_FILE" not in environment:
             environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")

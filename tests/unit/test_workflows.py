@@ -1,0 +1,71 @@
+"""The GitHub workflows, by the linters of their trade, and their agreement with the README and CI."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local.toolchain.build import Program, build
+from orchestrator.graph import ROOT
+from orchestrator.targets import LOCAL, known_stacks
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+DEPLOY = WORKFLOWS / "deploy.yml"
+ACTIONLINT = Program(
+    name="actionlint",
+    title="actionlint",
+    folder=ROOT / "tests" / "actionlint",
+    package="github.com/rhysd/actionlint/cmd/actionlint",
+    linker_flags="-s -w",
+    minutes=1,
+)
+
+
+def workflow(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # YAML 1.1 takes the key `on` for a truth value.
+    content["on"] = content.pop(True)
+    return content
+
+
+def test_actionlint_finds_nothing() -> None:
+    command = [build(ACTIONLINT, print), *map(str, WORKFLOWS.glob("*.yml"))]
+    lint = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+
+
+def test_zizmor_finds_nothing() -> None:
+    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--persona", "pedantic", str(WORKFLOWS)]
+    audit = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert audit.returncode == 0, audit.stdout + audit.stderr
+
+
+def test_a_deployment_is_started_by_hand_only_and_asks_for_command_and_stack() -> None:
+    triggers = workflow(DEPLOY)["on"]
+    assert triggers.keys() == {"workflow_dispatch"}
+    inputs = triggers["workflow_dispatch"]["inputs"]
+    assert inputs.keys() == {"command", "stackName"}
+    assert inputs["command"]["options"] == ["preview", "run", "delete"]
+    assert inputs["command"]["default"] == "preview"
+    assert inputs["stackName"]["options"] == [stack for stack in known_stacks() if stack != LOCAL]
+
+
+def test_a_deployment_needs_the_four_secrets_and_no_other() -> None:
+    text = DEPLOY.read_text(encoding="utf-8")
+    named = {part.split("}}")[0].strip() for part in text.split("secrets.")[1:]}
+    assert named == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ASSUME_ROLE"}
+
+
+def test_no_run_in_progress_is_cancelled_and_there_is_one_for_each_stack() -> None:
+    concurrency = workflow(DEPLOY)["concurrency"]
+    assert "inputs.stackName" in concurrency["group"]
+    assert concurrency["cancel-in-progress"] is False
+
+
+@pytest.mark.parametrize("path", [ROOT / ".ci" / "run", WORKFLOWS / "ci.yml"], ids=lambda path: path.name)
+def test_ci_runs_the_test_command_of_the_readme(path: Path) -> None:
+    line = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "nox -s tests" in line)
+    assert line in path.read_text(encoding="utf-8")
