@@ -1,4 +1,4 @@
-"""The command line of the operator: ``python -m operations send [STACK] FILE...``."""
+"""The command line of the operator: ``python -m operations send|status|dead-letters|redrive [STACK] ...``."""
 
 import argparse
 import sys
@@ -8,7 +8,9 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from operations import dead_letters, status
 from operations.pipeline import deployed
+from operations.redrive import redrive
 from operations.send import TIMEOUT_S, send
 from orchestrator import targets
 from orchestrator.engine import exports
@@ -51,6 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="follow for so many seconds (%(default)s)"
     )
     follow.add_argument("--no-wait", dest="timeout", action="store_const", const=0, help="upload only")
+
+    for name, text in (
+        ("status", "say what is deployed, and how it is doing"),
+        ("dead-letters", "show what is in the dead-letter queue, and leave it there"),
+        ("redrive", "move what is in the dead-letter queue back into the main queue"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("stack", nargs="?", default=targets.LOCAL, help="which stack (default: %(default)s)")
+        if name != "redrive":
+            command.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -59,8 +71,20 @@ def _run(options: argparse.Namespace, console: Console) -> None:
         stack, files = split(options.files, targets.known_stacks())
         if not files:
             raise UserError(f"name the files to send to '{stack}'.")
-        targets.enter(stack, say=_aside)
-        send(deployed(stack, exports(stack)), map(Path, files), console, timeout=options.timeout)
+    else:
+        stack, files = options.stack, []
+    targets.enter(stack, say=_aside)
+    exported = exports(stack)
+    match options.command:
+        case "send":
+            send(deployed(stack, exported), map(Path, files), console, timeout=options.timeout)
+        case "status":
+            pipeline = deployed(stack, exported) if all(exported.values()) else None
+            status.show(stack, status.stack_states(stack), pipeline, console, as_json=options.json)
+        case "dead-letters":
+            dead_letters.show(deployed(stack, exported), console, as_json=options.json)
+        case "redrive":
+            redrive(deployed(stack, exported), console)
 
 
 def split(arguments: list[str], stacks: list[str]) -> tuple[str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_sqs.type_defs import MessageTypeDef
+    from rich.console import Console
 
     from operations.pipeline import Pipeline
 
@@ -66,14 +67,6 @@ class Failure:
     message_id: str
     key: str | None
     error: str
-
-
-def dead_letter_count(pipeline: Pipeline) -> int:
-    """Return about how many messages could be received from the dead-letter queue now, without touching them."""
-    attributes = boto3.client("sqs").get_queue_attributes(
-        QueueUrl=pipeline.dead_letter_queue_url, AttributeNames=["ApproximateNumberOfMessages"]
-    )["Attributes"]
-    return int(attributes["ApproximateNumberOfMessages"])
 
 
 def peek(pipeline: Pipeline) -> list[DeadLetter]:
@@ -182,3 +175,29 @@ def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]
     logged = failures(pipeline, min(letter.sent for letter in letters))
     errors = {failure.message_id: failure.error for failure in logged}
     return {letter.message_id: errors.get(letter.message_id, NO_ERROR) for letter in letters}
+
+
+def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
+    """Show what is in the dead-letter queue, and leave it there (see `peek`)."""
+    letters = sorted(peek(pipeline), key=lambda letter: letter.sent)
+    errors = last_errors(pipeline, letters)
+    if as_json:
+        entries = [{**asdict(letter), "error": errors[letter.message_id]} for letter in letters]
+        print(json.dumps(entries, indent=2, default=datetime.isoformat))
+        return
+    if not letters:
+        console.print(f"{pipeline.dead_letter_queue_name} is empty.")
+        return
+    for letter in letters:
+        where = f"s3://{letter.bucket}/{letter.key}" if letter.key else "no message of S3's"
+        console.print(where, style="bold", markup=False, highlight=False)
+        console.print(
+            f"  sent {letter.sent:%Y-%m-%d %H:%M:%S} UTC, received {letter.receives} times, "
+            f"message {letter.message_id}\n  {errors[letter.message_id]}",
+            markup=False,
+            highlight=False,
+        )
+    console.print(
+        f"{len(letters)} in {pipeline.dead_letter_queue_name}, and all stay there. "
+        "To look counts as one receive of each."
+    )

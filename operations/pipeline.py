@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+import boto3
+
 from shared.errors import UserError
 
 Exports = dict[str, dict[str, Any] | None]
@@ -46,6 +48,33 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
         outputs |= values or {}
     if missing := [field.name for field in fields(Pipeline) if field.name not in outputs]:
         absent = [project for project, values in exports.items() if not values]
-        what = f"has no {' and no '.join(absent)}" if absent else f"lacks {', '.join(missing)}"
-        raise UserError(f"'{stack}' {what}: deploy it with 'nox -s deploy -- {stack}'.")
+        raise UserError(
+            f"'{stack}' is not wholly deployed, it has no {' and no '.join(absent or missing)}: "
+            f"deploy it with 'nox -s deploy -- {stack}'."
+        )
     return Pipeline(**{field.name: outputs[field.name] for field in fields(Pipeline)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """About how many messages a queue has; SQS brings the numbers up to date within a minute ("GetQueueAttributes").
+
+    Attributes:
+        waiting: Those that can be received.
+        in_flight: Those that somebody has received, and neither deleted nor given back.
+    """
+
+    waiting: int
+    in_flight: int
+
+
+def counts(queue_url: str) -> Counts:
+    """Return how many messages a queue has, without touching them."""
+    attributes = boto3.client("sqs").get_queue_attributes(
+        QueueUrl=queue_url,
+        AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
+    )["Attributes"]
+    return Counts(
+        waiting=int(attributes["ApproximateNumberOfMessages"]),
+        in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
+    )

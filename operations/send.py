@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 from rich import filesize
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from operations.dead_letters import DeadLetter, dead_letter_count, failures, last_errors, peek
+from operations.dead_letters import DeadLetter, failures, last_errors, peek
+from operations.pipeline import counts
 from shared.errors import UserError
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def follow(pipeline: Pipeline, uploads: Iterable[Upload], timeout: float) -> Ite
                 if document is not None
             ]
             waiting = _without(waiting, arrivals)
-            if waiting and dead_letter_count(pipeline) != seen:
+            if waiting and counts(pipeline.dead_letter_queue_url).waiting != seen:
                 letters = peek(pipeline)
                 seen = len(letters)
                 arrivals += _dead(pipeline, waiting, letters)
