@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import boto3
@@ -42,7 +42,8 @@ CHUNK_BYTES: Final = 256 * 1024
 TIME_MARGIN_MS: Final = 15_000
 """Below this much time left, in milliseconds, nothing is begun and nothing is read on.
 
-It is more than READ_TIMEOUT_S, for the read in progress. The function's timeout has to be well above it.
+It is more than READ_TIMEOUT_S, for the read in progress. An invocation of less than a minute keeps only a quarter of
+its time back, or it would never begin.
 """
 
 CONNECT_TIMEOUT_S: Final = 3
@@ -88,6 +89,28 @@ class BatchResponse(TypedDict):
     batchItemFailures: list[BatchItemFailure]
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Says when an invocation has too little time left to go on."""
+
+    context: Context
+    margin_ms: float
+
+    @classmethod
+    def start(cls, context: Context) -> "Clock":
+        """Set the margin by the time that the invocation begins with."""
+        return cls(context, min(TIME_MARGIN_MS, context.get_remaining_time_in_millis() / 4))
+
+    def check(self) -> None:
+        """Let go on who has the time for it.
+
+        Raises:
+            OutOfTimeError: Less than the margin is left.
+        """
+        if self.context.get_remaining_time_in_millis() < self.margin_ms:
+            raise OutOfTimeError(f"less than {self.margin_ms:.0f} ms left")
+
+
 class OutOfTimeError(Exception):
     """The invocation has too little time left; the message is for the next one."""
 
@@ -114,35 +137,36 @@ def handler(event: Json, context: Context) -> BatchResponse:
     if not isinstance(messages, list):
         _log("ERROR", "failed", request_id=context.aws_request_id, error="the event is not a batch of messages")
         return {"batchItemFailures": []}
+    clock = Clock.start(context)
     failures: list[BatchItemFailure] = []
     for message in messages:
         fields = message if isinstance(message, dict) else {}
         message_id = fields.get("messageId")
-        done = _handle_message(message_id, fields.get("body"), context)
+        done = _handle_message(message_id, fields.get("body"), clock)
         if not done and isinstance(message_id, str) and message_id:
             failures.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failures}
 
 
-def _handle_message(message_id: Json, body: Json, context: Context) -> bool:
+def _handle_message(message_id: Json, body: Json, clock: Clock) -> bool:
     """Try everything in one message; tell whether all of it is done."""
     records = parse(body)
     if not records:
-        _log("INFO", "test_event", request_id=context.aws_request_id, message_id=message_id)
-    done = [_handle_record(record, message_id, context) for record in records]  # a list first, as all are to be tried
+        _log("INFO", "test_event", request_id=clock.context.aws_request_id, message_id=message_id)
+    done = [_handle_record(record, message_id, clock) for record in records]  # a list first, as all are to be tried
     return all(done)
 
 
-def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json, context: Context) -> bool:
+def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json, clock: Clock) -> bool:
     """Do one record's work and log how it went; tell whether it is done."""
     started = time.monotonic()
-    facts: dict[str, object] = {"request_id": context.aws_request_id, "message_id": message_id}
+    facts: dict[str, object] = {"request_id": clock.context.aws_request_id, "message_id": message_id}
     done = True
     try:
         if isinstance(record, NotUnderstoodError):
             raise record  # noqa: TRY301  it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
-        level, outcome = "INFO", _handle_object(record, facts, context)
+        level, outcome = "INFO", _handle_object(record, facts, clock)
     except Exception as error:  # noqa: BLE001  whatever it is, it must not fail the messages beside this one
         level, outcome, done = "ERROR", "failed", False
         facts |= {
@@ -154,7 +178,7 @@ def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json,
     return done
 
 
-def _handle_object(created: ObjectCreated, facts: dict[str, object], context: Context) -> str:
+def _handle_object(created: ObjectCreated, facts: dict[str, object], clock: Clock) -> str:
     """Read an object and write its document.
 
     In a bucket with versions the version of the event is read. Without, it is the object that is there now, which may
@@ -164,7 +188,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object], context: Co
     Args:
         created: What to read.
         facts: What is logged; the object's size is added to it.
-        context: Lambda's context object.
+        clock: Says when to stop.
 
     Returns:
         The outcome: "processed", "outside_prefix" (never read, lest results be processed in their turn), "gone"
@@ -175,7 +199,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object], context: Co
     """
     if not created.key.startswith(INPUT_PREFIX):
         return "outside_prefix"
-    _check_time(context)
+    clock.check()
     get: GetObjectRequestTypeDef = {"Bucket": created.bucket, "Key": created.key}
     if created.version_id is not None:
         get["VersionId"] = created.version_id
@@ -196,7 +220,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object], context: Co
     )
     facts["size"] = source.size
     with closing(response["Body"]) as body:
-        result = process(source, _in_time(body.iter_chunks(CHUNK_BYTES), context))
+        result = process(source, _in_time(body.iter_chunks(CHUNK_BYTES), clock))
     document = json.dumps({**asdict(source), **result}, indent=2).encode()
     key = f"{OUTPUT_PREFIX}{created.key.removeprefix(INPUT_PREFIX)}.json"
     return "processed" if _store(created.bucket, key, document, created.sequencer) else "stale"
@@ -252,16 +276,11 @@ def _store(bucket: str, key: str, document: bytes, sequencer: str) -> bool:
     raise ContendedError(f"{STORE_ATTEMPTS} attempts to write the document were overtaken")
 
 
-def _in_time(chunks: Iterable[bytes], context: Context) -> Iterator[bytes]:
+def _in_time(chunks: Iterable[bytes], clock: Clock) -> Iterator[bytes]:
     """Pass chunks on while there is time, so that an object too large for one invocation fails alone."""
     for chunk in chunks:
-        _check_time(context)
+        clock.check()
         yield chunk
-
-
-def _check_time(context: Context) -> None:
-    if context.get_remaining_time_in_millis() < TIME_MARGIN_MS:
-        raise OutOfTimeError(f"less than {TIME_MARGIN_MS} ms left")
 
 
 def _code(error: ClientError) -> str | None:

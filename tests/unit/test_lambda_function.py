@@ -461,16 +461,24 @@ def test_when_time_runs_short_nothing_more_is_begun(account: Account) -> None:
     margin = lambda_function.TIME_MARGIN_MS
     messages = [message(account.record(f"inputs/{name}"), message_id=name) for name in names]
     # The first has time to begin and to read its one chunk.
-    assert run(*messages, context=Context(margin, margin, margin - 1, margin - 1)) == ["b", "c"]
+    assert run(*messages, context=Context(60_000, margin, margin, margin - 1, margin - 1)) == ["b", "c"]
     assert account.keys() == ["inputs/a", "inputs/b", "inputs/c", "outputs/a.json"]
     assert [line.get("error_type") for line in account.logged()] == [None, "OutOfTimeError", "OutOfTimeError"]
+
+
+def test_a_short_invocation_keeps_a_quarter_of_its_time_back(account: Account) -> None:
+    names = ["a", "b"]
+    for name in names:
+        account.put(f"inputs/{name}", b"x")
+    messages = [message(account.record(f"inputs/{name}"), message_id=name) for name in names]
+    assert run(*messages, context=Context(2_000, 1_900, 500, 499)) == ["b"]
 
 
 def test_an_object_too_large_for_the_time_left_fails_alone(account: Account) -> None:
     account.put("inputs/large", b"x" * 3 * lambda_function.CHUNK_BYTES)
     account.put("inputs/small", b"x")
     large, small = (message(account.record(f"inputs/{name}"), message_id=name) for name in ("large", "small"))
-    assert run(large, small, context=Context(60_000, 60_000, 1)) == ["large"]
+    assert run(large, small, context=Context(60_000, 60_000, 60_000, 1)) == ["large"]
 
 
 # Anything at all
