@@ -68,16 +68,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, console: Console) -> None:
     if options.command == "send":
-        stack, files = split(options.files, targets.known_stacks())
-        if not files:
+        stack, options.files = split(options.files, targets.known_stacks())
+        if not options.files:
             raise UserError(f"name the files to send to '{stack}'.")
     else:
-        stack, files = options.stack, []
+        stack = options.stack
     targets.enter(stack, say=_aside)
     exported = exports(stack)
     match options.command:
         case "send":
-            send(deployed(stack, exported), map(Path, files), console, timeout=options.timeout)
+            send(deployed(stack, exported), map(Path, options.files), console, timeout=options.timeout)
         case "status":
             pipeline = deployed(stack, exported) if all(exported.values()) else None
             status.show(stack, status.stack_states(stack), pipeline, console, as_json=options.json)

@@ -42,23 +42,21 @@ def redrive(pipeline: Pipeline, console: Console) -> None:
     """
     sqs = boto3.client("sqs")
     there = counts(pipeline.dead_letter_queue_url)
-    moves = None
+    latest: ListMessageMoveTasksResultEntryTypeDef | None = None
+    by_sqs = True
     try:
         latest = _latest(sqs, pipeline)
     except ClientError as error:
         if error.response.get("Error", {}).get("Code") != "InvalidAction":
             raise
-        latest = {}
-        moves = _moved_by_hand(sqs, pipeline, there.waiting)  # an emulator, which has no such task
-    running = latest.get("Status") in UNDER_WAY
-    if running:
+        by_sqs = False  # it is an emulator that does not know of redrives
+    if latest and latest.get("Status") in UNDER_WAY:
         console.print("A redrive is running already.")
     elif not there.waiting:
-        hidden = (
-            f", but {there.in_flight} that somebody is looking at: try again in a minute" if there.in_flight else ""
-        )
+        hidden = f", but {there.in_flight} being looked at: try again in a minute" if there.in_flight else ""
         console.print(f"Nothing to put back: {pipeline.dead_letter_queue_name} has no message{hidden}.")
         return
+    moves = _moved_by_sqs(sqs, pipeline, latest) if by_sqs else _moved_by_hand(sqs, pipeline, there.waiting)
     moved = 0
     with Progress(
         TextColumn("moving"),

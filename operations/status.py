@@ -85,8 +85,10 @@ def stack_states(stack: str) -> dict[str, StackState]:
             answer = command.run(["stack", "ls", "--json"], str(STACKS / project), {})
         except CommandError as error:
             raise UserError(f"{project}: {explain(error)}.") from error
-        found = next((each for each in json.loads(answer.stdout) if each["name"] == stack), {})
-        return StackState(resources=found.get("resourceCount") or 0, updated=found.get("lastUpdate"))
+        for each in json.loads(answer.stdout):
+            if each["name"] == stack:
+                return StackState(resources=each.get("resourceCount", 0), updated=each.get("lastUpdate"))
+        return StackState(resources=0, updated=None)
 
     projects = order(dependencies())
     with ThreadPoolExecutor() as pool:
