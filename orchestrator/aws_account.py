@@ -43,11 +43,12 @@ def identify(say: Callable[[str], None]) -> Account:
     if endpoint := environment.get("AWS_ENDPOINT_URL"):
         say(f"AWS_ENDPOINT_URL is set: this goes to {endpoint}, not to AWS. Unset it to reach your account.")
     with explained():
-        session = boto3.Session()
+        # boto3 knows only AWS_DEFAULT_REGION, where Pulumi's plugins, like the other SDKs, know AWS_REGION.
+        session = boto3.Session(region_name=environment.get("AWS_REGION"))
         region = session.region_name
         if region is None:
             raise UserError("no AWS region is set: set AWS_REGION, for example to eu-west-1.")
-        environment["AWS_REGION"] = region
+        environment["AWS_REGION"] = environment["AWS_DEFAULT_REGION"] = region
         if role := environment.pop("AWS_ASSUME_ROLE", ""):
             credentials = _assume(session, role)
             session = boto3.Session(

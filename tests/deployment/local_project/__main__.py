@@ -1,0 +1,131 @@
+"""One of each type that the registry-built AWS plugin knows, most of them named by the plugin."""
+
+import json
+
+import pulumi
+import pulumi_aws as aws
+
+config = pulumi.Config()
+if config.get("fail"):
+    raise ValueError("as asked")
+
+
+def allow(service: str, action: str, resource: str) -> str:
+    """A policy document, with the spaces that `json.dumps` writes."""
+    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": action, "Resource": resource}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+bucket = aws.s3.Bucket("Bucket", force_destroy=True, tags={"kind": "test"})
+block = aws.s3.BucketPublicAccessBlock("block", bucket=bucket.id, block_public_acls=True, block_public_policy=True)
+aws.s3.BucketServerSideEncryptionConfiguration(
+    "encryption",
+    bucket=bucket.id,
+    rules=[{"apply_server_side_encryption_by_default": {"sse_algorithm": "AES256"}}],
+)
+aws.s3.BucketPolicy(
+    "bucketPolicy",
+    bucket=bucket.id,
+    policy=aws.iam.get_policy_document_output(
+        statements=[
+            {
+                "effect": "Deny",
+                "actions": ["s3:*"],
+                "resources": [bucket.arn, pulumi.Output.concat(bucket.arn, "/*")],
+                "principals": [{"type": "*", "identifiers": ["*"]}],
+                "conditions": [{"test": "Bool", "variable": "aws:SecureTransport", "values": ["false"]}],
+            }
+        ]
+    ).json,
+    opts=pulumi.ResourceOptions(depends_on=[block]),
+)
+
+dead = aws.sqs.Queue("dead", message_retention_seconds=1209600)
+reports = aws.sqs.Queue("reports")
+main = aws.sqs.Queue("main", visibility_timeout_seconds=config.get_int("visibility") or 60)
+aws.sqs.RedrivePolicy(
+    "redrive",
+    queue_url=main.id,
+    redrive_policy=dead.arn.apply(lambda arn: json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})),
+)
+aws.sqs.RedriveAllowPolicy(
+    "redriveAllow",
+    queue_url=dead.id,
+    redrive_allow_policy=main.arn.apply(
+        lambda arn: json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": [arn]})
+    ),
+)
+queue_policy = aws.sqs.QueuePolicy(
+    "queuePolicy",
+    queue_url=main.id,
+    policy=main.arn.apply(lambda arn: allow("s3.amazonaws.com", "sqs:SendMessage", arn)),
+)
+aws.s3.BucketNotification(
+    "notification",
+    bucket=bucket.id,
+    queues=[{"queue_arn": main.arn, "events": ["s3:ObjectCreated:*"]}],
+    opts=pulumi.ResourceOptions(depends_on=[queue_policy]),
+)
+
+trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+role = aws.iam.Role("role", assume_role_policy=json.dumps({"Version": "2012-10-17", "Statement": [trust]}))
+policy = aws.iam.RolePolicy(
+    "policy",
+    role=role.id,
+    policy=main.arn.apply(
+        lambda arn: json.dumps(
+            {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["sqs:*"], "Resource": arn}]}
+        )
+    ),
+)
+aws.iam.RolePolicyAttachment(
+    "attachment", role=role.name, policy_arn="arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+)
+function = aws.lambda_.Function(
+    "function",
+    role=role.arn,
+    runtime="python3.11",
+    handler="main.handler",
+    timeout=10,
+    code=pulumi.FileArchive("code"),
+    environment={"variables": {"OWN": "a function's own", "REPORTS": reports.url}},
+)
+aws.cloudwatch.LogGroup("logs", name=function.name.apply(lambda name: f"/aws/lambda/{name}"), retention_in_days=7)
+aws.lambda_.EventSourceMapping(
+    "mapping",
+    event_source_arn=main.arn,
+    function_name=function.name,
+    batch_size=5,
+    function_response_types=["ReportBatchItemFailures"],
+    scaling_config={"maximum_concurrency": 2},
+    opts=pulumi.ResourceOptions(depends_on=[policy]),
+)
+
+topic = aws.sns.Topic("topic")
+aws.sns.TopicPolicy(
+    "topicPolicy",
+    arn=topic.arn,
+    policy=topic.arn.apply(lambda arn: allow("cloudwatch.amazonaws.com", "sns:Publish", arn)),
+)
+aws.sns.TopicSubscription("subscription", topic=topic.arn, protocol="sqs", endpoint=dead.arn)
+aws.cloudwatch.MetricAlarm(
+    "alarm",
+    comparison_operator="GreaterThanThreshold",
+    evaluation_periods=1,
+    metric_name="ApproximateNumberOfMessagesVisible",
+    namespace="AWS/SQS",
+    period=60,
+    statistic="Maximum",
+    threshold=0,
+    dimensions={"QueueName": dead.name},
+    alarm_actions=[topic.arn],
+)
+
+pulumi.export("account", aws.get_caller_identity().account_id)
+pulumi.export("bucket", bucket.bucket)
+pulumi.export("function", function.name)
+pulumi.export("policy", policy.name)
+pulumi.export("queueRegion", main.region)
+pulumi.export("region", aws.get_region().region)
+pulumi.export("reports", reports.url)
+pulumi.export("role", role.name)

@@ -1,0 +1,20 @@
+"""A function that reports what it was called with, and the environment it runs in."""
+
+import json
+import os
+
+import boto3
+
+
+def handler(event: dict, _context: object) -> int:
+    for record in event["Records"]:
+        for notice in json.loads(record["body"]).get("Records", []):
+            report = {
+                "key": notice["s3"]["object"]["key"],
+                "endpoint": os.environ["AWS_ENDPOINT_URL"],
+                "region": os.environ["AWS_REGION"],
+                "own": os.environ["OWN"],
+                "aws": sorted(name for name in os.environ if name.startswith("AWS_")),
+            }
+            boto3.client("sqs").send_message(QueueUrl=os.environ["REPORTS"], MessageBody=json.dumps(report))
+    return 1

@@ -1,0 +1,161 @@
+"""The real engine, our AWS plugin and our language host, on a project that uses every type that the plugin knows."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+import local
+from local.emulator import REGION, Emulator
+from local.toolchain import aws_types
+
+PROJECT = Path(__file__).parent / "local_project"
+
+
+@dataclass
+class Project:
+    """A deployed project in a folder and an account of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def pulumi(self, *arguments: str) -> str:
+        """Run the Pulumi CLI in the project, which has to succeed, and return what it says."""
+        result = subprocess.run(
+            ["pulumi", "--non-interactive", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def changes(self, *arguments: str) -> dict[str, list[str]]:
+        """What a preview would change, or finds changed: the resource's name -> the properties."""
+        preview = json.loads(self.pulumi("preview", "--json", *arguments))
+        return {
+            step["urn"].rpartition("::")[2]: sorted(step.get("detailedDiff") or {})
+            for step in preview["steps"]
+            if step["op"] != "same"
+        }
+
+    def client(self, service: str) -> Any:  # noqa: ANN401 - whatever the service's client is
+        return boto3.session.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION).client(
+            service,  # pyrefly: ignore[no-matching-overload]
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+        )
+
+    def outputs(self) -> dict[str, Any]:
+        return json.loads(self.pulumi("stack", "output", "--json"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("checkout")
+    folder = root / "project"
+    shutil.copytree(PROJECT, folder)
+    with socket.socket() as probe, pytest.MonkeyPatch.context() as patch:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+        probe.close()
+        patch.setenv("GATEWAY_PORT", str(port))
+        patch.setenv("AWS_PROFILE", "a-real-account")
+        environment = local.enter(root, print)
+    project = Project(folder, environment)
+    project.pulumi("stack", "init", "dev")
+    project.pulumi("up", "--yes", "--skip-preview")
+    yield project
+    Emulator(root / ".local" / "emulator", port).stop()
+
+
+def test_every_type_is_deployed_under_the_names_of_the_sdk(project: Project) -> None:
+    state = json.loads(project.pulumi("stack", "export"))["deployment"]["resources"]
+    types = {resource["type"] for resource in state}
+    assert {aws_types.terraform_name(token) for token in types if token.startswith("aws:")} == set(aws_types.RESOURCES)
+    outputs = project.outputs()
+    assert outputs["account"] == "000000000000"
+    assert outputs["region"] == outputs["queueRegion"] == REGION
+    assert outputs["function"].startswith("function-")
+
+
+def test_nothing_is_left_to_change_after_a_deployment(project: Project) -> None:
+    assert project.changes() == {}
+
+
+def test_a_refresh_finds_nothing_changed_after_a_deployment(project: Project) -> None:
+    assert project.changes("--refresh") == {}
+
+
+def test_a_change_of_the_program_is_one_change(project: Project) -> None:
+    assert project.changes("--config", "visibility=61") == {"main": ["visibilityTimeoutSeconds"]}
+
+
+def test_a_change_of_the_code_is_one_change(project: Project) -> None:
+    source = project.folder / "code" / "main.py"
+    before = source.read_text()
+    source.write_text(before.replace("return 1", "return 2"))
+    assert project.changes() == {"function": ["code"]}
+    source.write_text(before)
+    assert project.changes() == {}
+
+
+def test_a_change_made_elsewhere_is_found(project: Project) -> None:
+    outputs = project.outputs()
+    policies = project.client("iam")
+    asked = policies.get_role_policy(RoleName=outputs["role"], PolicyName=outputs["policy"])["PolicyDocument"]
+
+    def put(document: dict[str, Any]) -> None:
+        text = json.dumps(document)
+        policies.put_role_policy(RoleName=outputs["role"], PolicyName=outputs["policy"], PolicyDocument=text)
+
+    put(asked | {"Statement": []})
+    assert "policy" in project.changes("--refresh")
+    put(asked)
+    assert project.changes("--refresh") == {}
+
+
+def test_a_file_goes_all_the_way_to_the_function(project: Project) -> None:
+    outputs = project.outputs()
+    project.client("s3").put_object(Bucket=outputs["bucket"], Key="key", Body=b"content")
+    queue = project.client("sqs")
+    (message,) = queue.receive_message(QueueUrl=outputs["reports"], WaitTimeSeconds=20)["Messages"]
+    report = json.loads(message["Body"])
+    assert report["key"] == "key"
+    assert report["endpoint"] == project.environment["AWS_ENDPOINT_URL"]
+    assert report["region"] == REGION
+    assert report["own"] == "a function's own"
+    assert "AWS_PROFILE" not in report["aws"]
+
+
+def test_a_failing_program_is_told_without_our_own_share_in_it(project: Project) -> None:
+    result = subprocess.run(
+        ["pulumi", "preview", "--non-interactive", "--config", "fail=yes"],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    told = result.stdout + result.stderr
+    assert "ValueError: as asked" in told
+    assert "__main__.py" in told
+    assert "language_host" not in told
+    assert os.path.join("pulumi", "runtime") not in told
+
+
+def test_everything_can_be_removed(project: Project) -> None:
+    project.pulumi("destroy", "--yes", "--skip-preview")
+    assert project.client("s3").list_buckets()["Buckets"] == []
+    assert "QueueUrls" not in project.client("sqs").list_queues()

@@ -1,0 +1,411 @@
+"""The commands of the operator, on a pipeline made in seconds: the same parts as the stacks', by the API."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from rich.console import Console
+
+from local.emulator import REGION, Emulator
+from operations import dead_letters, send, status
+from operations.pipeline import Counts, Pipeline, counts
+from operations.redrive import redrive
+from orchestrator.graph import ROOT
+from shared.errors import UserError
+from tests.checkout import free_port
+
+RECEIVES = 2
+REFUSING = """
+
+_process = process
+
+
+def process(source, body):
+    if "bad" in source.key:
+        raise RuntimeError("as the test wants it")
+    return _process(source, body)
+"""
+
+
+def lambda_zip(*, refusing: bool) -> bytes:
+    """Return the function's code, which on request fails at every key with "bad" in it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for source in (ROOT / "lambda_code").glob("*.py"):
+            text = source.read_text(encoding="utf-8")
+            archive.writestr(source.name, text + REFUSING if refusing and source.name == "process.py" else text)
+    return packed.getvalue()
+
+
+def queue(name: str, **attributes: str) -> tuple[str, str]:
+    sqs = boto3.client("sqs")
+    url = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
+    return url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    emulator = Emulator(directory=tmp_path_factory.mktemp("emulator"), port=free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
+        patch.setenv("AWS_REGION", REGION)
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        emulator.start()
+        try:
+            yield made()
+        finally:
+            emulator.stop()
+
+
+def made() -> Pipeline:
+    """Make a pipeline whose files fail for good within seconds."""
+    s3, function = boto3.client("s3"), boto3.client("lambda")
+    dead_url, dead_arn = queue("dead")
+    main_url, main_arn = queue(
+        "main",
+        VisibilityTimeout="1",
+        RedrivePolicy=json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": RECEIVES}),
+    )
+    s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
+    role = boto3.client("iam").create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    function.create_function(
+        FunctionName="function",
+        Runtime="python3.12",
+        Handler="lambda_function.handler",
+        Role=role,
+        Timeout=60,
+        Code={"ZipFile": lambda_zip(refusing=True)},
+    )
+    mapping = function.create_event_source_mapping(
+        EventSourceArn=main_arn, FunctionName="function", FunctionResponseTypes=["ReportBatchItemFailures"]
+    )
+    boto3.client("logs").create_log_group(logGroupName="/aws/lambda/function")
+    s3.put_bucket_notification_configuration(
+        Bucket="bucket",
+        NotificationConfiguration={
+            "QueueConfigurations": [
+                {
+                    "QueueArn": main_arn,
+                    "Events": ["s3:ObjectCreated:*"],
+                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "inputs/"}]}},
+                }
+            ]
+        },
+    )
+    return Pipeline(
+        stack="local",
+        bucket_name="bucket",
+        input_prefix="inputs/",
+        output_prefix="outputs/",
+        main_queue_url=main_url,
+        dead_letter_queue_arn=dead_arn,
+        dead_letter_queue_url=dead_url,
+        function_name="function",
+        log_group_name="/aws/lambda/function",
+        event_source_mapping_id=mapping["UUID"],
+    )
+
+
+@pytest.fixture
+def quiet(pipeline: Pipeline, request: pytest.FixtureRequest) -> Pipeline:
+    """A pipeline whose function never hears of a file, with folders, dead letters and logs of each test's own."""
+    name = request.node.name[:80]  # SQS takes no more ("Amazon SQS standard queue quotas")
+    dead_url, dead_arn = queue(name)
+    boto3.client("logs").create_log_group(logGroupName=name)
+    return replace(
+        pipeline,
+        input_prefix=f"{name}/in/",
+        output_prefix=f"{name}/out/",
+        dead_letter_queue_arn=dead_arn,
+        dead_letter_queue_url=dead_url,
+        log_group_name=name,
+    )
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def console(said: io.StringIO) -> Console:
+    return Console(file=said, width=200, soft_wrap=True)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n3,4\n", encoding="utf-8")
+    return path
+
+
+def put_document(pipeline: Pipeline, name: str, **document: Any) -> None:  # noqa: ANN401  whatever it says
+    boto3.client("s3").put_object(
+        Bucket=pipeline.bucket_name, Key=send.result_key(pipeline, name), Body=json.dumps(document).encode()
+    )
+
+
+def put_dead_letter(pipeline: Pipeline, upload: send.Upload, uploaded: datetime) -> str:
+    record = {
+        "eventTime": uploaded.isoformat(),
+        "s3": {"bucket": {"name": pipeline.bucket_name}, "object": {"key": upload.key, "eTag": upload.etag}},
+    }
+    body = json.dumps({"Records": [record]})
+    return boto3.client("sqs").send_message(QueueUrl=pipeline.dead_letter_queue_url, MessageBody=body)["MessageId"]
+
+
+def log(pipeline: Pipeline, **facts: str) -> None:
+    logs = boto3.client("logs")
+    logs.create_log_stream(logGroupName=pipeline.log_group_name, logStreamName="stream")
+    logs.put_log_events(
+        logGroupName=pipeline.log_group_name,
+        logStreamName="stream",
+        logEvents=[
+            {"timestamp": int(datetime.now(UTC).timestamp() * 1000), "message": message}
+            for message in ("START RequestId: 1", json.dumps(facts))
+        ],
+    )
+
+
+def test_each_file_of_a_folder_is_followed_to_its_result(
+    pipeline: Pipeline, tmp_path: Path, console: Console, said: io.StringIO
+) -> None:
+    (tmp_path / "sub [x]").mkdir()
+    (tmp_path / "a.csv").write_text("x\n1\n", encoding="utf-8")
+    (tmp_path / "sub [x]" / "ü +%.txt").write_bytes(b"12345")
+    send.send(pipeline, [tmp_path], console)
+    assert sorted(said.getvalue().splitlines()) == [
+        "a.csv -> outputs/a.csv.json (4 bytes, 1 row)",
+        "sub [x]/ü +%.txt -> outputs/sub [x]/ü +%.txt.json (5 bytes)",
+    ]
+    sent = boto3.client("s3").head_object(Bucket="bucket", Key="inputs/a.csv")
+    assert sent["ContentType"] == "text/csv"
+
+
+def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
+    pipeline: Pipeline, tmp_path: Path, console: Console, said: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "bad.csv", tmp_path / "good.csv"]
+    for path in paths:
+        path.write_text("x\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"^1 of 2 ended in the dead-letter queue") as raised:
+        send.send(pipeline, paths, console)
+    assert "no result" not in str(raised.value)
+    lines = said.getvalue().splitlines()
+    assert lines == [
+        "good.csv -> outputs/good.csv.json (2 bytes, 0 rows)",
+        "bad.csv -> dead (RuntimeError: as the test wants it)",
+    ]
+
+    dead_letters.show(pipeline, console, as_json=True)
+    [letter] = json.loads(capsys.readouterr().out)
+    assert (letter["bucket"], letter["key"]) == ("bucket", "inputs/bad.csv")
+    assert letter["error"] == "RuntimeError: as the test wants it"
+    assert letter["receives"] > RECEIVES
+    dead_letters.show(pipeline, console, as_json=False)
+    assert "s3://bucket/inputs/bad.csv\n" in said.getvalue()
+
+    state = status.health(pipeline)
+    assert state.dead_letter_queue == Counts(waiting=1, in_flight=0)
+    assert state.event_source_mapping == "Enabled"
+    assert state.failed_attempts == RECEIVES
+
+    boto3.client("lambda").update_function_code(FunctionName="function", ZipFile=lambda_zip(refusing=False))
+    redrive(pipeline, console)
+    assert said.getvalue().endswith("1 moved from dead back to main.\n")
+    [upload] = [each for each in uploads_there(pipeline) if each.name == "bad.csv"]
+    [arrival] = send.follow(pipeline, [upload], 60)
+    assert arrival.document is not None
+    assert arrival.document["rows"] == 0
+    assert counts(pipeline.dead_letter_queue_url) == Counts(waiting=0, in_flight=0)
+
+
+def uploads_there(pipeline: Pipeline) -> list[send.Upload]:
+    """Return what is in the inputs, as if it had just been uploaded and had no result before."""
+    s3 = boto3.client("s3")
+    return [
+        send.Upload(
+            name=item["Key"].removeprefix(pipeline.input_prefix),
+            key=item["Key"],
+            etag=item["ETag"].strip('"'),
+            version_id=None,
+            written=item["LastModified"],
+            earlier=None,
+        )
+        for item in s3.list_objects_v2(Bucket=pipeline.bucket_name, Prefix=pipeline.input_prefix)["Contents"]
+    ]
+
+
+def test_the_result_of_an_earlier_upload_of_the_same_bytes_is_not_taken_for_this_one(
+    quiet: Pipeline, rows: Path, console: Console
+) -> None:
+    [first] = send.upload(quiet, {"rows.csv": rows}, console)
+    put_document(quiet, "rows.csv", etag=first.etag, version_id=None, sequencer="01")
+    assert len(list(send.follow(quiet, [first], 0))) == 1
+    [second] = send.upload(quiet, {"rows.csv": rows}, console)
+    assert list(send.follow(quiet, [second], 0)) == []
+    put_document(quiet, "rows.csv", etag=first.etag, version_id=None, sequencer="02")
+    [arrival] = send.follow(quiet, [second], 0)
+    assert arrival.document is not None
+    assert arrival.document["sequencer"] == "02"
+
+
+def test_the_result_of_other_bytes_is_not_taken_for_this_one(quiet: Pipeline, rows: Path, console: Console) -> None:
+    [upload] = send.upload(quiet, {"rows.csv": rows}, console)
+    put_document(quiet, "rows.csv", etag="another", version_id=None)
+    assert list(send.follow(quiet, [upload], 0)) == []
+
+
+def test_a_dead_letter_of_an_earlier_upload_is_not_taken_for_this_one(
+    quiet: Pipeline, rows: Path, console: Console
+) -> None:
+    [upload] = send.upload(quiet, {"rows.csv": rows}, console)
+    put_dead_letter(quiet, upload, upload.written - timedelta(seconds=1))
+    assert list(send.follow(quiet, [upload], 0)) == []
+    put_dead_letter(quiet, upload, upload.written)
+    [arrival] = send.follow(quiet, [upload], 0)
+    assert (arrival.document, arrival.error) == (None, dead_letters.NO_ERROR)
+
+
+def test_what_has_no_result_in_time_is_told_of(
+    quiet: Pipeline,
+    tmp_path: Path,
+    console: Console,
+    said: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("new", "failed", "deleted", "replaced"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    follow = send.follow
+
+    def after_all(pipeline: Pipeline, uploads: list[send.Upload], timeout: float) -> Iterator[send.Arrival]:
+        s3 = boto3.client("s3")
+        s3.delete_object(Bucket=pipeline.bucket_name, Key=f"{pipeline.input_prefix}deleted")
+        s3.put_object(Bucket=pipeline.bucket_name, Key=f"{pipeline.input_prefix}replaced", Body=b"newer")
+        log(pipeline, outcome="failed", message_id="1", key=f"{pipeline.input_prefix}failed", error="broken")
+        return follow(pipeline, uploads, timeout)
+
+    monkeypatch.setattr(send, "follow", after_all)
+    with pytest.raises(UserError, match=r"^4 of 4 had no result after 0\.01 s\. Nothing is lost"):
+        send.send(quiet, [tmp_path], console, timeout=0.01)
+    assert sorted(said.getvalue().splitlines()) == [
+        "deleted -> nowhere (it was deleted, or replaced by a newer upload)",
+        "failed -> on its way (broken)",
+        "new -> on its way",
+        "replaced -> nowhere (it was deleted, or replaced by a newer upload)",
+    ]
+
+
+def test_without_waiting_files_are_uploaded_only(
+    quiet: Pipeline, rows: Path, console: Console, said: io.StringIO
+) -> None:
+    send.send(quiet, [rows], console, timeout=0)
+    key = f"{quiet.input_prefix}rows.csv"
+    assert said.getvalue() == f"rows.csv -> s3://bucket/{key}\n"
+    assert boto3.client("s3").get_object(Bucket="bucket", Key=key)["Body"].read() == rows.read_bytes()
+
+
+def test_a_look_at_dead_letters_sees_all_and_leaves_all(quiet: Pipeline) -> None:
+    sqs = boto3.client("sqs")
+    ids = {
+        sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody=f"no message of S3's {number}")["MessageId"]
+        for number in range(25)
+    }
+    for looks in (1, 2):
+        letters = dead_letters.peek(quiet)
+        assert {letter.message_id for letter in letters} == ids
+        assert {letter.receives for letter in letters} == {looks}
+        assert counts(quiet.dead_letter_queue_url) == Counts(waiting=25, in_flight=0)
+
+
+def test_dead_letters_are_given_back_where_a_look_fails(quiet: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
+
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(dead_letters, "read", fail)
+    with pytest.raises(RuntimeError):
+        dead_letters.peek(quiet)
+    assert counts(quiet.dead_letter_queue_url) == Counts(waiting=1, in_flight=0)
+
+
+def test_what_is_no_message_of_s3s_is_shown_all_the_same(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+    dead_letters.show(quiet, console, as_json=False)
+    assert said.getvalue().endswith(" is empty.\n")
+    sent = boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
+    log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is not JSON")
+    dead_letters.show(quiet, console, as_json=False)
+    assert "no message of S3's\n" in said.getvalue()
+    assert "  Odd: the body is not JSON\n" in said.getvalue()
+
+
+def test_nothing_to_put_back_is_said(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+    redrive(quiet, console)
+    assert said.getvalue() == f"Nothing to put back: {quiet.dead_letter_queue_name} has no message.\n"
+
+
+def test_what_is_being_looked_at_is_not_put_back(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+    sqs = boto3.client("sqs")
+    sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
+    sqs.receive_message(QueueUrl=quiet.dead_letter_queue_url, VisibilityTimeout=600)
+    redrive(quiet, console)
+    assert "but 1 being looked at" in said.getvalue()
+
+
+def test_what_nobody_has_measured_is_unknown(quiet: Pipeline) -> None:
+    state = status.health(replace(quiet, function_name="unheard", main_queue_url=quiet.dead_letter_queue_url))
+    assert (state.oldest_message_s, state.errors, state.throttles) == (None, None, None)
+
+
+def test_metrics_are_those_of_the_last_hour_and_the_age_is_that_of_now(quiet: Pipeline) -> None:
+    now = datetime.now(UTC)
+    function, queue_name = "measured", quiet.dead_letter_queue_name
+
+    def put(namespace: str, metric: str, dimension: tuple[str, str], *values: tuple[int, float]) -> None:
+        for minutes, value in values:
+            boto3.client("cloudwatch").put_metric_data(
+                Namespace=namespace,
+                MetricData=[
+                    {
+                        "MetricName": metric,
+                        "Dimensions": [{"Name": dimension[0], "Value": dimension[1]}],
+                        "Timestamp": now - timedelta(minutes=minutes),
+                        "Value": value,
+                    }
+                ],
+            )
+
+    put("AWS/Lambda", "Errors", ("FunctionName", function), (2, 1), (50, 2), (70, 4))
+    put("AWS/Lambda", "Throttles", ("FunctionName", function), (2, 0))
+    put("AWS/SQS", "ApproximateAgeOfOldestMessage", ("QueueName", queue_name), (20, 9), (8, 30), (3, 90))
+    measured = replace(quiet, function_name=function, main_queue_url=quiet.dead_letter_queue_url)
+    state = status.health(measured)
+    assert (state.oldest_message_s, state.errors, state.throttles) == (90, 3, 0)
+
+
+def test_an_age_measured_long_ago_is_not_that_of_now(quiet: Pipeline) -> None:
+    boto3.client("cloudwatch").put_metric_data(
+        Namespace="AWS/SQS",
+        MetricData=[
+            {
+                "MetricName": "ApproximateAgeOfOldestMessage",
+                "Dimensions": [{"Name": "QueueName", "Value": quiet.dead_letter_queue_name}],
+                "Timestamp": datetime.now(UTC) - timedelta(minutes=20),
+                "Value": 9,
+            }
+        ],
+    )
+    assert status.health(replace(quiet, main_queue_url=quiet.dead_letter_queue_url)).oldest_message_s is None

@@ -1,0 +1,237 @@
+"""What a command says before it touches anything: unknown stacks, credentials, regions, roles, places of the state."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import boto3
+import pytest
+
+from local.emulator import REGION, Emulator
+from orchestrator.graph import ROOT
+from tests.checkout import free_port
+
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+IDENTITY = """<GetCallerIdentityResponse><GetCallerIdentityResult>
+<Arn>arn:aws:iam::123456789012:user/anna</Arn><UserId>U</UserId><Account>123456789012</Account>
+</GetCallerIdentityResult></GetCallerIdentityResponse>"""
+
+
+class Aws(ThreadingHTTPServer):
+    """An AWS that refuses what it is told to refuse, and writes down who asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.refusals: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Aws  # pyrefly: ignore[bad-override]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        action = parse_qs(body)["Action"][0]
+        self.server.asked.append(action)
+        if code := self.server.refusals.get(action):
+            error = f"<Code>{code}</Code><Message>as told</Message>"
+            self._answer(403, f"<ErrorResponse><Error>{error}</Error></ErrorResponse>")
+        else:
+            self._answer(200, IDENTITY)
+
+    def do_HEAD(self) -> None:
+        self.server.asked.append(f"HEAD {self.path}")
+        self._answer(int(self.server.refusals.get("HEAD", "200")), "")
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(f"CONNECT {self.path}")
+        self._answer(403, "")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def aws() -> Iterator[Aws]:
+    with Aws() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def orchestrator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
+    nobody = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *arguments],
+        cwd=ROOT,
+        env=kept | nobody | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one sentence that a command ends with, which holds neither a traceback nor a credential."""
+    assert done.returncode == 1
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert SECRET not in printed
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET}
+PLACE = {"AWS_REGION": REGION}
+
+
+@pytest.mark.parametrize("command", ["deploy", "preview", "destroy", "outputs", "bootstrap"])
+def test_an_unknown_stack_is_told_with_the_known_ones(command: str) -> None:
+    assert "no stack 'prod', only dev, local" in refusal(orchestrator(command, "prod"))
+
+
+def test_without_credentials(aws: Aws) -> None:
+    sentence = refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **PLACE))
+    assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in sentence
+
+
+@pytest.mark.parametrize("present", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_with_half_of_the_credentials(aws: Aws, present: str) -> None:
+    half = {present: KEYS[present]}
+    sentence = refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **half, **PLACE))
+    assert "no complete AWS credentials" in sentence
+
+
+def test_without_a_region(aws: Aws) -> None:
+    assert "set AWS_REGION" in refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS))
+
+
+def test_with_a_profile_that_is_not_there(aws: Aws) -> None:
+    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_PROFILE="nobody", **PLACE)
+    assert "AWS_PROFILE" in refusal(done)
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("ExpiredToken", "have expired"),
+        ("InvalidClientTokenId", "check AWS_ACCESS_KEY_ID"),
+        ("SignatureDoesNotMatch", "check AWS_SECRET_ACCESS_KEY"),
+        ("Throttling", "AWS refused GetCallerIdentity: Throttling"),
+    ],
+)
+def test_with_credentials_that_aws_refuses(aws: Aws, code: str, wanted: str) -> None:
+    aws.refusals["GetCallerIdentity"] = code
+    assert wanted in refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **PLACE))
+
+
+@pytest.mark.parametrize("role", ["arn:aws:iam::123456789012:role/others", "no-arn"])
+def test_with_a_role_that_may_not_be_assumed(aws: Aws, role: str) -> None:
+    aws.refusals["AssumeRole"] = "AccessDenied"
+    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **PLACE)
+    assert f"the role '{role}' in AWS_ASSUME_ROLE may not be assumed" in refusal(done)
+
+
+def test_expired_credentials_are_told_as_such_even_where_a_role_was_to_be_assumed(aws: Aws) -> None:
+    aws.refusals["AssumeRole"] = "ExpiredToken"
+    role = "arn:aws:iam::123456789012:role/mine"
+    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **PLACE)
+    assert "have expired" in refusal(done)
+
+
+def test_with_a_region_that_cannot_be_reached() -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=nowhere, **KEYS, **PLACE)
+    assert "check AWS_REGION and your network" in refusal(done)
+
+
+def test_with_a_malformed_region() -> None:
+    assert "AWS_REGION" in refusal(orchestrator("preview", "dev", AWS_REGION="not a region", **KEYS))
+
+
+def test_without_pulumi(aws: Aws) -> None:
+    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, PATH=os.devnull, **KEYS, **PLACE)
+    assert "the Pulumi CLI is not on your PATH" in refusal(done)
+
+
+@pytest.fixture
+def pulumi_on_path(tmp_path: Path) -> str:
+    """A PATH on which there is a Pulumi that must not be reached."""
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text("#!/bin/sh\nexit 99\n", encoding="utf-8")
+    pulumi.chmod(0o700)
+    return f"{tmp_path}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [("404", "run 'nox -s bootstrap -- dev' once"), ("403", "belongs to another account than 123456789012")],
+)
+def test_without_a_place_for_the_state(aws: Aws, pulumi_on_path: str, status: str, wanted: str) -> None:
+    aws.refusals["HEAD"] = status
+    done = orchestrator("deploy", "dev", "--yes", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+    assert wanted in refusal(done)
+    assert aws.asked[-1] == f"HEAD /xfarm-pipeline-state-123456789012-{REGION}"
+
+
+def test_a_bucket_of_another_account_is_never_made_the_state_s(aws: Aws) -> None:
+    aws.refusals["HEAD"] = "403"
+    done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **PLACE)
+    assert "belongs to another account" in refusal(done)
+    assert len(aws.asked) == 2
+
+
+@pytest.mark.parametrize("command", ["deploy", "destroy"])
+def test_an_account_is_not_changed_unasked(aws: Aws, pulumi_on_path: str, command: str) -> None:
+    done = orchestrator(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+    assert f"{command} of 'dev' needs --yes" in refusal(done)
+
+
+def test_an_endpoint_left_over_in_the_environment_is_told(aws: Aws, pulumi_on_path: str) -> None:
+    done = orchestrator("deploy", "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+    assert f"AWS_ENDPOINT_URL is set: this goes to {aws.url}, not to AWS" in done.stderr
+    assert "Account 123456789012, region eu-west-1, as arn:aws:iam::123456789012:user/anna." in done.stderr
+
+
+def test_the_bucket_for_the_state_is_made_once_and_closed(tmp_path: Path) -> None:
+    emulator = Emulator(tmp_path, free_port())
+    emulator.start()
+    try:
+        for made in ("was made", "was there already"):
+            done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=emulator.endpoint, **KEYS, **PLACE)
+            assert done.returncode == 0, done.stderr
+            assert made in done.stdout
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=emulator.endpoint,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        (bucket,) = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
+        assert bucket == f"xfarm-pipeline-state-000000000000-{REGION}"
+        assert s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] == REGION
+        assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+        (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+        assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+        assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+        assert '"aws:SecureTransport": "false"' in s3.get_bucket_policy(Bucket=bucket)["Policy"]
+    finally:
+        emulator.stop()
