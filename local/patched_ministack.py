@@ -1,20 +1,25 @@
-"""ministack, with its answer about CloudWatch alarms made complete.
+"""ministack, with two of its answers made complete.
 
 Of the three protocols of CloudWatch, Terraform's provider speaks the oldest, in which ministack 1.5.33 leaves out an
 alarm's period, statistic, dimensions and actions: every preview would want to set them again.
 
-Usage: python -m local.patched_ministack
+Of S3's listings, the one of versions overlooks `encoding-type=url`. Terraform's provider, which empties a bucket by
+that listing, takes the `+` in a key for a space, deletes another key, and begins again, without end.
+
+Usage: python local/patched_ministack.py
 """
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from ministack.app import main
-from ministack.services import cloudwatch
+from ministack.services import cloudwatch, s3
 
 _describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - there is no other way to mend it
 
@@ -41,6 +46,22 @@ def describe_alarms(
     )
 
 
+_list_object_versions = s3._list_object_versions  # noqa: SLF001
+
+
+def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """Answer ListObjectVersions, with the keys encoded where that is asked for, as in ministack's other listings."""
+    status, headers, body = _list_object_versions(bucket, query)
+    if s3._qp(query, "encoding-type") != "url" or status != HTTPStatus.OK:  # noqa: SLF001
+        return status, headers, body
+    root = ET.fromstring(body)  # noqa: S314 - written by ministack itself
+    for element in root.iter():
+        if element.tag.rpartition("}")[2] in {"Key", "Prefix", "Delimiter", "KeyMarker", "NextKeyMarker"}:
+            element.text = s3._url_encode(element.text or "")  # noqa: SLF001
+    ET.SubElement(root, f"{{{s3.S3_NS}}}EncodingType").text = "url"
+    return status, headers, ET.tostring(root, default_namespace=s3.S3_NS)
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """`value` as AWS's query protocol writes it: a list as members, a time in ISO 8601, nothing as nothing."""
     if isinstance(value, dict):
@@ -56,4 +77,5 @@ def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
 
 if __name__ == "__main__":
     setattr(cloudwatch, "_describe_alarms", describe_alarms)  # noqa: B010 - a plain assignment has the wrong type
+    setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010
     main()
