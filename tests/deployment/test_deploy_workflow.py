@@ -1,7 +1,6 @@
 """The steps of the deploy workflow, read from its file, run against an empty account on the emulator."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -72,11 +71,10 @@ class Runner:
         return printed
 
     def _use(self, action: str, arguments: dict[str, str]) -> dict[str, str]:
-        if action == "actions/setup-python":
-            return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         if action == "pulumi/actions":
             environment = self.pulumi()
-            return {"PATH": environment["PATH"], "PULUMI_HOME": environment["PULUMI_HOME"]}
+            path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+            return {"PATH": path, "PULUMI_HOME": environment["PULUMI_HOME"]}
         if action == "aws-actions/configure-aws-credentials":
             answer = self.checkout.client("sts").assume_role(
                 RoleArn=arguments["role-to-assume"], RoleSessionName="GitHubActions"
@@ -88,7 +86,7 @@ class Runner:
                 "AWS_SESSION_TOKEN": answer["SessionToken"],
                 "AWS_REGION": arguments["aws-region"],
             }
-        assert action == "actions/checkout"
+        assert action in {"actions/checkout", "actions/setup-python"}
         return {}
 
     def pulumi(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.graph import ROOT
+from tests.aws import Aws
 from tests.checkout import Checkout
 
 pytestmark = pytest.mark.usefixtures("deployed")
@@ -44,6 +45,25 @@ def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
         assert preview.returncode == 0, preview.stdout + preview.stderr
         for project in ("storage", "messaging", "compute"):
             assert f"{project} no change" in " ".join(preview.stdout.split())
+
+
+def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checkout, aws: Aws) -> None:
+    somebody = {
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "AWS_REGION": "us-east-1",
+        "AWS_PROFILE": "production",
+        "AWS_ENDPOINT_URL": aws.url,
+        "AWS_ENDPOINT_URL_SQS": aws.url,
+        "AWS_ASSUME_ROLE": "arn:aws:iam::123456789012:role/admin",
+        "PULUMI_BACKEND_URL": "s3://production-state",
+        "HTTPS_PROXY": aws.url,
+        "HTTP_PROXY": aws.url,
+    }
+    preview = deployed.run("orchestrator", "preview", "--refresh", **somebody)
+    assert preview.returncode == 0, preview.stdout + preview.stderr
+    assert "no change" in preview.stdout
+    assert aws.asked == []
 
 
 def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
