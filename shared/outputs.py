@@ -64,7 +64,7 @@ class StorageOutputs(StackOutputs):
 
 @dataclass(frozen=True, kw_only=True)
 class MessagingOutputs(StackOutputs):
-    """The queues, and how long a consumer of the main queue may take."""
+    """The queues, how long a consumer of the main queue may take, and the topic that alarms are told to."""
 
     project = "messaging"
 
@@ -72,6 +72,7 @@ class MessagingOutputs(StackOutputs):
     main_queue_url: pulumi.Output[str]
     dead_letter_queue_arn: pulumi.Output[str]
     dead_letter_queue_url: pulumi.Output[str]
+    alarm_topic_arn: pulumi.Output[str]
     consumer_timeout_seconds: pulumi.Output[int]
 
 

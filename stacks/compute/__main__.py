@@ -6,6 +6,7 @@ import pulumi
 import pulumi_aws as aws
 
 from shared import names, settings
+from shared.alarms import alarm
 from shared.json_document import json_document
 from shared.outputs import ComputeOutputs, MessagingOutputs, StorageOutputs
 from shared.tags import tags
@@ -121,6 +122,28 @@ event_source_mapping = aws.lambda_.EventSourceMapping(
     function_response_types=["ReportBatchItemFailures"],
     # Lambda looks at the role when the mapping is made, and refuses a role that may not yet read the queue.
     opts=pulumi.ResourceOptions(depends_on=[consume_queue]),
+)
+
+alarm(
+    "error-alarm",
+    description="The function crashes or runs out of time",
+    namespace="AWS/Lambda",
+    metric="Errors",
+    statistic="Sum",
+    dimensions={"FunctionName": function.name},
+    threshold=settings.whole_number("errorAlarmCount", at_least=1, at_most=1_000_000),
+    topic_arn=messaging.alarm_topic_arn,
+)
+
+alarm(
+    "throttle-alarm",
+    description="The function may not run as often as there are files: the account's concurrency is used up",
+    namespace="AWS/Lambda",
+    metric="Throttles",
+    statistic="Sum",
+    dimensions={"FunctionName": function.name},
+    threshold=settings.whole_number("throttleAlarmCount", at_least=1, at_most=1_000_000),
+    topic_arn=messaging.alarm_topic_arn,
 )
 
 ComputeOutputs(

@@ -4,6 +4,7 @@ import pulumi
 import pulumi_aws as aws
 
 from shared import names, settings
+from shared.alarms import alarm
 from shared.json_document import json_document
 from shared.outputs import MessagingOutputs, StorageOutputs
 from shared.tags import tags
@@ -90,10 +91,38 @@ aws.s3.BucketNotification(
     opts=pulumi.ResourceOptions(depends_on=[main_queue_policy]),
 )
 
+alarms = aws.sns.Topic("alarms", name=names.ALARM_TOPIC, tags=tags())
+
+if email := pulumi.Config().get("alarmEmail"):
+    aws.sns.TopicSubscription("alarm-email", topic=alarms.arn, protocol="email", endpoint=email)
+
+alarm(
+    "dead-letter-alarm",
+    description="Files could not be processed and wait in the dead-letter queue",
+    namespace="AWS/SQS",
+    metric="ApproximateNumberOfMessagesVisible",
+    statistic="Maximum",
+    dimensions={"QueueName": dead_letter_queue.name},
+    threshold=settings.whole_number("deadLetterAlarmCount", at_least=1, at_most=120_000),
+    topic_arn=alarms.arn,
+)
+
+alarm(
+    "oldest-message-alarm",
+    description="Files wait longer to be processed than they should",
+    namespace="AWS/SQS",
+    metric="ApproximateAgeOfOldestMessage",
+    statistic="Maximum",
+    dimensions={"QueueName": main_queue.name},
+    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=4 * DAY),
+    topic_arn=alarms.arn,
+)
+
 MessagingOutputs(
     main_queue_arn=main_queue.arn,
     main_queue_url=main_queue.url,
     dead_letter_queue_arn=dead_letter_queue.arn,
     dead_letter_queue_url=dead_letter_queue.url,
+    alarm_topic_arn=alarms.arn,
     consumer_timeout_seconds=pulumi.Output.from_input(consumer_timeout),
 ).export()

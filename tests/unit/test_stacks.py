@@ -20,6 +20,7 @@ def test_a_program_refers_to_the_stacks_that_it_declares(project: str) -> None:
 def test_every_resource_that_can_be_tagged_is(project: str) -> None:
     program = stack_program.run(project, upstream=UPSTREAM)
     taggable = {"aws:s3/bucket:Bucket", "aws:sqs/queue:Queue", "aws:iam/role:Role", "aws:lambda/function:Function"}
+    taggable |= {"aws:sns/topic:Topic", "aws:cloudwatch/metricAlarm:MetricAlarm"}
     for name, token in program.types.items():
         if token in taggable | {"aws:cloudwatch/logGroup:LogGroup"}:
             tags = {"Application": "xfarm-pipeline", "PulumiProject": project, "PulumiStack": "dev"}
@@ -161,6 +162,46 @@ class TestCompute:
         assert mapping["functionResponseTypes"] == ["ReportBatchItemFailures"]
         assert mapping["eventSourceArn"] == MESSAGING["main_queue_arn"]
         assert mapping["batchSize"] == 10
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "metric", "dimensions", "setting"),
+    [
+        (
+            "messaging",
+            "dead-letter-alarm",
+            "ApproximateNumberOfMessagesVisible",
+            {"QueueName": "xFarmDeadLetterSqs"},
+            "deadLetterAlarmCount",
+        ),
+        (
+            "messaging",
+            "oldest-message-alarm",
+            "ApproximateAgeOfOldestMessage",
+            {"QueueName": "xFarmMainQueue"},
+            "oldestMessageAlarmSeconds",
+        ),
+        ("compute", "error-alarm", "Errors", {"FunctionName": "xFarmLambdaFunction"}, "errorAlarmCount"),
+        ("compute", "throttle-alarm", "Throttles", {"FunctionName": "xFarmLambdaFunction"}, "throttleAlarmCount"),
+    ],
+)
+def test_an_alarm_goes_off_at_its_setting_and_is_quiet_without_data(
+    project: str, name: str, metric: str, dimensions: dict[str, str], setting: str
+) -> None:
+    alarm = stack_program.run(project, {setting: "7"}, upstream=UPSTREAM).resources[name]
+    assert alarm["metricName"] == metric
+    assert alarm["dimensions"] == dimensions
+    assert alarm["threshold"] == 7
+    assert alarm["comparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    assert alarm["treatMissingData"] == "notBreaching"
+    assert [arn.rpartition(":")[2] for arn in alarm["alarmActions"]] == ["xFarmAlarms"]
+
+
+def test_alarms_are_mailed_where_an_address_is_set() -> None:
+    assert "alarm-email" not in stack_program.run("messaging", upstream=UPSTREAM).resources
+    subscription = stack_program.run("messaging", {"alarmEmail": "ops@example.org"}, upstream=UPSTREAM)
+    assert subscription.resources["alarm-email"]["protocol"] == "email"
+    assert subscription.resources["alarm-email"]["endpoint"] == "ops@example.org"
 
 
 @pytest.mark.parametrize(
