@@ -11,13 +11,13 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TextIO
 from urllib.request import ProxyHandler, build_opener
 
 from shared.errors import UserError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_PROGRAM = Path(__file__).with_name("patched_ministack.py")
 
 REGION = "eu-west-1"
 DEFAULT_PORT = 4566
@@ -105,6 +105,24 @@ class Emulator:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # the workers of Lambda functions
 
+    def environment(self) -> dict[str, str]:
+        """The environment of its process, and so of the functions that it runs: nothing in it is a secret of ours."""
+        return {name: value for name, value in os.environ.items() if _passed_on(name)} | {
+            "HOME": str(self.directory),  # no ~/.aws
+            "TMPDIR": str(self.directory / "tmp"),
+            "GATEWAY_PORT": str(self.port),
+            "BIND_HOST": "127.0.0.1",
+            "MINISTACK_HOST": "127.0.0.1",
+            "MINISTACK_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "PERSIST_STATE": "1",
+            "STATE_DIR": str(self.directory / "state"),
+            "S3_PERSIST": "1",
+            "S3_DATA_DIR": str(self.directory / "s3"),
+            "SFTP_ENABLED": "0",
+            "IOT_MTLS_ENABLED": "0",
+        }
+
     def _lock(self) -> TextIO:
         self.directory.mkdir(parents=True, exist_ok=True)
         return (self.directory / "lock").open("a+")
@@ -121,27 +139,11 @@ class Emulator:
         lock.flush()
 
     def _spawn(self, lock: TextIO) -> None:
-        temporary = self.directory / "tmp"
-        temporary.mkdir(exist_ok=True)
-        environment = {name: value for name, value in os.environ.items() if _passed_on(name)} | {
-            "HOME": str(self.directory),  # no ~/.aws
-            "TMPDIR": str(temporary),
-            "GATEWAY_PORT": str(self.port),
-            "BIND_HOST": "127.0.0.1",
-            "MINISTACK_HOST": "127.0.0.1",
-            "MINISTACK_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "PERSIST_STATE": "1",
-            "STATE_DIR": str(self.directory / "state"),
-            "S3_PERSIST": "1",
-            "S3_DATA_DIR": str(self.directory / "s3"),
-            "SFTP_ENABLED": "0",
-            "IOT_MTLS_ENABLED": "0",
-        }
+        (self.directory / "tmp").mkdir(exist_ok=True)
         with (self.directory / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "local.patched_ministack"],
-                env=environment,
+                [sys.executable, "-P", _PROGRAM],
+                env=self.environment(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -96,7 +96,7 @@ def _bridge_token(terraform: str, *, function: bool) -> str:
     return _token("index", _camel(terraform.split("_")[1:]), function=function)
 
 
-_BY_SDK_TOKEN = {_sdk_token(name, function=False): name for name in RESOURCES} | {
+BY_SDK_TOKEN = {_sdk_token(name, function=False): name for name in RESOURCES} | {
     _sdk_token(name, function=True): name for name in FUNCTIONS
 }
 
@@ -108,7 +108,7 @@ def terraform_name(token: str) -> str:
         UserError: The type is not in this module's table.
     """
     try:
-        return _BY_SDK_TOKEN[token]
+        return BY_SDK_TOKEN[token]
     except KeyError:
         message = (
             f"This checkout's AWS plugin doesn't know {token}: "

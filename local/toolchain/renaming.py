@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
+from pulumi.runtime.proto import provider_pb2
 
 from local.toolchain import archives, aws_types
 from shared.errors import UserError
@@ -63,6 +64,8 @@ class Call:
         self._known = {name: _copy(field) for name, field in _structs(request, _COMPARED)} if method == "Read" else {}
         self._urns = (aws_types.bridge_urn(urn), urn) if urn else ("", "")
 
+        self._settled = method == "Diff" and _settled(request)
+
         if method == "Check":
             self._name(request)
         for name, properties in _structs(request, _REQUEST_STRUCTS):
@@ -78,7 +81,7 @@ class Call:
         if ignored := getattr(request, "ignoreChanges", None):
             ignored[:] = [_rename_path(path, self._to_bridge) for path in ignored]
 
-    def answer(self, response: Message) -> None:
+    def answer(self, response: Any) -> None:  # noqa: ANN401 - one of many generated classes
         """Rename `response`, a message of the bridge's, to what the engine asked about."""
         for name, properties in _structs(response, _RESPONSE_STRUCTS):
             _rename(properties, self._to_sdk)
@@ -91,14 +94,18 @@ class Call:
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
             failure.reason = self.text(failure.reason)
-        for name in ("replaces", "stables", "diffs"):
-            if paths := getattr(response, name, None):
-                paths[:] = [_rename_path(path, self._to_sdk) for path in paths]
-        if detailed := getattr(response, "detailedDiff", None):
-            for path in list(detailed):
-                if (renamed := _rename_path(path, self._to_sdk)) != path:
-                    detailed[renamed].CopyFrom(detailed[path])
-                    del detailed[path]
+        if isinstance(response, provider_pb2.DiffResponse):
+            self._answer_diff(response)
+
+    def _answer_diff(self, diff: provider_pb2.DiffResponse) -> None:
+        if self._settled and not (diff.detailedDiff or diff.replaces):
+            diff.CopyFrom(provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE))
+        for paths in (diff.replaces, diff.stables, diff.diffs):
+            paths[:] = [_rename_path(path, self._to_sdk) for path in paths]
+        for path in list(diff.detailedDiff):
+            if (renamed := _rename_path(path, self._to_sdk)) != path:
+                diff.detailedDiff[renamed].CopyFrom(diff.detailedDiff[path])
+                del diff.detailedDiff[path]
 
     def text(self, message: str) -> str:
         """`message`, meant for people, with the resource called as the program calls it."""
@@ -175,6 +182,18 @@ def _put_back(known: Struct, read: Struct, mirrors: set[str]) -> None:
                 del _noted(read).fields[key]
 
 
+def _settled(request: provider_pb2.DiffRequest) -> bool:
+    """Whether all that the program asks for is what it asked for before, and is what there is, but for the spelling.
+
+    Terraform then may still plan to write a JSON document anew, with other spaces.
+    """
+    asked, asked_before, there_is = (
+        _dict(properties) for properties in (request.news, request.old_inputs, request.olds)
+    )
+    there = {key: there_is.get(key) for key in asked}
+    return _plain(asked) == _plain(asked_before) == _plain(there)
+
+
 def _copy_field(source: Struct, target: Struct, key: str) -> None:
     if key in source.fields:
         target.fields[key].CopyFrom(source.fields[key])
@@ -189,6 +208,10 @@ def _noted(properties: Struct, *, create: bool = False) -> Struct:
             return Struct()
         properties = properties.get_or_create_struct(part)
     return properties
+
+
+def _dict(properties: Struct) -> dict[str, Any]:
+    return json_format.MessageToDict(properties)
 
 
 def _value(properties: Struct, key: str) -> Any:  # noqa: ANN401 - any JSON

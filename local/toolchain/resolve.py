@@ -179,7 +179,7 @@ def _install_plugin(plugins: Path, root: Path, say: Callable[[str], None]) -> li
 
 
 def _write_launcher(launcher: Path, module: str, *arguments: Path) -> None:
-    """Write a program that runs `module` of this checkout; -P keeps the folder it is called from off the module path."""
+    """Write a program that runs `module` of this checkout, whatever modules lie in the folder it is called from."""
     launcher.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join([sys.executable, "-P", "-m", module, *map(str, arguments)])
     launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')

@@ -1,12 +1,12 @@
 """One of each type that the registry-built AWS plugin knows, most of them named by the plugin."""
 
 import json
+import os
 
 import pulumi
 import pulumi_aws as aws
 
-config = pulumi.Config()
-if config.get("fail"):
+if os.environ.get("FAIL"):
     raise ValueError("as asked")
 
 
@@ -28,13 +28,17 @@ aws.s3.BucketPolicy(
     bucket=bucket.id,
     policy=aws.iam.get_policy_document_output(
         statements=[
-            {
-                "effect": "Deny",
-                "actions": ["s3:*"],
-                "resources": [bucket.arn, pulumi.Output.concat(bucket.arn, "/*")],
-                "principals": [{"type": "*", "identifiers": ["*"]}],
-                "conditions": [{"test": "Bool", "variable": "aws:SecureTransport", "values": ["false"]}],
-            }
+            aws.iam.GetPolicyDocumentStatementArgs(
+                effect="Deny",
+                actions=["s3:*"],
+                resources=[bucket.arn, pulumi.Output.concat(bucket.arn, "/*")],
+                principals=[aws.iam.GetPolicyDocumentStatementPrincipalArgs(type="*", identifiers=["*"])],
+                conditions=[
+                    aws.iam.GetPolicyDocumentStatementConditionArgs(
+                        test="Bool", variable="aws:SecureTransport", values=["false"]
+                    )
+                ],
+            )
         ]
     ).json,
     opts=pulumi.ResourceOptions(depends_on=[block]),
@@ -42,7 +46,7 @@ aws.s3.BucketPolicy(
 
 dead = aws.sqs.Queue("dead", message_retention_seconds=1209600)
 reports = aws.sqs.Queue("reports")
-main = aws.sqs.Queue("main", visibility_timeout_seconds=config.get_int("visibility") or 60)
+main = aws.sqs.Queue("main", visibility_timeout_seconds=int(os.environ.get("VISIBILITY", "60")))
 aws.sqs.RedrivePolicy(
     "redrive",
     queue_url=main.id,

@@ -2,11 +2,12 @@
 
 import json
 import os
+from typing import Any
 
 import boto3
 
 
-def handler(event: dict, _context: object) -> int:
+def handler(event: dict[str, Any], _context: object) -> int:
     for record in event["Records"]:
         for notice in json.loads(record["body"]).get("Records", []):
             report = {

@@ -1,0 +1,115 @@
+"""The emulator's life: started once, stopped, and started again with all that was in it."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from local.emulator import REGION, Emulator
+from shared.errors import UserError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> Iterator[Emulator]:
+    emulator = Emulator(tmp_path / "emulator", free_port())
+    yield emulator
+    emulator.stop()
+
+
+def client(emulator: Emulator, service: str) -> Any:  # noqa: ANN401 - whatever the service's client is
+    return boto3.client(
+        service,  # pyrefly: ignore[no-matching-overload]
+        endpoint_url=emulator.endpoint,
+        region_name=REGION,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def process(emulator: Emulator) -> int:
+    return int((emulator.directory / "lock").read_text().split()[0])
+
+
+def test_it_starts_once_and_stops(emulator: Emulator) -> None:
+    assert not emulator.running()
+    emulator.start()
+    first = process(emulator)
+    emulator.start()
+    assert emulator.running()
+    assert process(emulator) == first
+    emulator.stop()
+    assert not emulator.running()
+    emulator.stop()
+
+
+def test_it_keeps_objects_and_messages_over_a_stop(emulator: Emulator) -> None:
+    emulator.start()
+    queue = client(emulator, "sqs").create_queue(QueueName="queue")["QueueUrl"]
+    assert queue.startswith(emulator.endpoint)
+    client(emulator, "sqs").send_message(QueueUrl=queue, MessageBody="still here")
+    location = {"LocationConstraint": REGION}
+    client(emulator, "s3").create_bucket(Bucket="bucket", CreateBucketConfiguration=location)
+    client(emulator, "s3").put_object(Bucket="bucket", Key="key", Body=b"content")
+    emulator.stop()
+    emulator.start()
+    (message,) = client(emulator, "sqs").receive_message(QueueUrl=queue)["Messages"]
+    assert message["Body"] == "still here"
+    assert client(emulator, "s3").get_object(Bucket="bucket", Key="key")["Body"].read() == b"content"
+
+
+def test_it_listens_to_this_machine_only_and_writes_into_its_folder_only(emulator: Emulator) -> None:
+    emulator.start()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", emulator.port)) != 0
+    assert {path.name for path in emulator.directory.iterdir()} == {"lock", "log", "tmp"}
+    assert [path.name for path in (emulator.directory / "tmp").iterdir()] == [f"ministack-{emulator.port}.pid"]
+
+
+def test_nothing_of_the_users_aws_gets_in(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "real")
+    monkeypatch.setenv("DATABASE_PASSWORD", "real")
+    environment = emulator.environment()
+    assert "real" not in environment.values()
+    assert [name for name in environment if name.startswith("AWS_")] == ["AWS_DEFAULT_REGION"]
+    assert environment["HOME"] == str(emulator.directory)
+
+
+def test_a_port_that_another_program_has_is_named(emulator: Emulator) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", emulator.port))
+        other.listen()
+        with pytest.raises(UserError, match=rf"Port {emulator.port} is taken.*GATEWAY_PORT"):
+            emulator.start()
+    emulator.start()
+
+
+def test_one_folder_has_one_emulator(emulator: Emulator) -> None:
+    emulator.start()
+    other = Emulator(emulator.directory, free_port())
+    with pytest.raises(UserError, match=rf"runs at port {emulator.port}.*GATEWAY_PORT={emulator.port}"):
+        other.start()
+
+
+def test_what_a_killed_emulator_left_is_recognised(emulator: Emulator) -> None:
+    emulator.directory.mkdir()
+    (emulator.directory / "lock").write_text(f"{os.getpid()} {emulator.port}")
+    assert not emulator.running()
+    emulator.start()
+    assert process(emulator) != os.getpid()
+
+
+def test_its_last_words_are_shown_when_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.emulator._PROGRAM", Path("/not/there.py"))
+    with pytest.raises(UserError, match=r"ended at once.*\n.*/not/there\.py"):
+        emulator.start()

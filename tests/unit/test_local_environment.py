@@ -1,0 +1,109 @@
+"""The environment of everything that runs against `local`."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import local
+from local import __main__ as command_line
+from local import environment
+from local.emulator import Emulator
+from local.toolchain.resolve import Toolchain
+from shared.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    toolchain = Toolchain("Toolchain: a test's.", ["/toolchain/bin"], {"EXTRA": "1"}, [])
+
+    def resolve(_root: Path, say: Callable[[str], None]) -> Toolchain:
+        say(toolchain.summary)
+        return toolchain
+
+    def start(_emulator: Emulator) -> None:
+        pass
+
+    monkeypatch.setattr(environment, "resolve", resolve)
+    monkeypatch.setattr(Emulator, "start", start)
+    monkeypatch.setenv("GATEWAY_PORT", "4999")
+    return tmp_path
+
+
+def test_nothing_in_it_leads_to_a_real_account(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_ROLE_ARN",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+        "PULUMI_ACCESS_TOKEN",
+        "PULUMI_BACKEND_URL",
+        "PULUMI_CONFIG_PASSPHRASE_FILE",
+    ):
+        monkeypatch.setenv(name, "real")
+    entered = local.enter(root, lambda _line: None)
+    assert "real" not in entered.values()
+    assert {name: value for name, value in entered.items() if name.startswith("AWS_")} == {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:4999",
+        "AWS_REGION": "eu-west-1",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    assert entered["PULUMI_BACKEND_URL"] == f"file://{root}/.local/state"
+    assert entered["PULUMI_HOME"] == f"{root}/.local/pulumi"
+    assert (root / ".local" / "state").is_dir()
+
+
+def test_the_rest_of_the_environment_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDITOR", "vi")
+    monkeypatch.setenv("PATH", "/usr/bin:/toolchain/bin")
+    said: list[str] = []
+    entered = local.enter(root, said.append)
+    assert (entered["EDITOR"], entered["EXTRA"]) == ("vi", "1")
+    assert entered["PATH"] == "/toolchain/bin:/usr/bin"
+    assert said == ["Toolchain: a test's."]
+
+
+def test_entering_twice_changes_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "internal")
+    first = local.enter(root, lambda _line: None)
+    assert first["NO_PROXY"] == "internal,127.0.0.1,localhost"
+    for name, value in first.items():
+        monkeypatch.setenv(name, value)
+    assert local.enter(root, lambda _line: None) == first
+
+
+@pytest.mark.parametrize("port", ["http", "0", "65536", "-1"])
+def test_a_port_that_is_none_is_told(root: Path, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", port)
+    with pytest.raises(UserError, match="GATEWAY_PORT"):
+        local.enter(root, lambda _line: None)
+
+
+def test_windows_is_told_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.name", "nt")
+    with pytest.raises(UserError, match="WSL"):
+        local.enter(root, lambda _line: None)
+
+
+def test_a_shell_that_evaluates_the_commands_has_the_environment() -> None:
+    before = {"AWS_PROFILE": "real", "KEPT": "1", "PATH": "/usr/bin:/bin"}
+    after = {"KEPT": "1", "QUOTED": "it's $HOME; `x`", "EMPTY": "", "PATH": "/toolchain:/usr/bin:/bin"}
+    commands = command_line.shell_commands(before, after)
+    assert not any("KEPT" in command for command in commands)
+    script = "; ".join((*commands, "env -0"))
+    result = subprocess.run(["/bin/sh", "-c", script], env=before, capture_output=True, text=True, check=True)
+    entries = (entry.partition("=") for entry in result.stdout.rstrip("\0").split("\0"))
+    shell = {name: value for name, _, value in entries}
+    assert shell.items() - after.items() <= {(name, shell.get(name)) for name in ("PWD", "SHLVL", "_")}
+    assert after.items() <= shell.items()
