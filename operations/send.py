@@ -41,7 +41,7 @@ hour as the stacks come: too long to sit and wait.
 """
 
 FIRST_PAUSE_S: Final = 0.2
-LONGEST_PAUSE_S: Final = 5.0
+LONGEST_PAUSE_S: Final = 2.0
 """Between one look and the next, in seconds. S3 has nothing to wait on; the pause doubles while nothing happens."""
 
 SIDE_BY_SIDE: Final = 8

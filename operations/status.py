@@ -100,11 +100,11 @@ def health(pipeline: Pipeline) -> Health:
     mapping = boto3.client("lambda").get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
     metrics = _metrics(pipeline, now)
-    age = [value for at, value in metrics["age"] if at > now - FRESH]
+    age = max(((at, value) for at, value in metrics["age"] if at > now - FRESH), default=None)
     return Health(
         main_queue=counts(pipeline.main_queue_url),
         dead_letter_queue=counts(pipeline.dead_letter_queue_url),
-        oldest_message_s=age[0] if age else None,
+        oldest_message_s=age[1] if age else None,
         event_source_mapping=mapping["State"],
         failed_attempts=len(failures(pipeline, now - PERIOD)),
         errors=_sum(metrics["errors"]),
@@ -113,7 +113,7 @@ def health(pipeline: Pipeline) -> Health:
 
 
 Series = list[tuple[datetime, float]]
-"""The values of a metric, the newest first."""
+"""The values of a metric, each with its time, in whatever order."""
 
 
 def _metrics(pipeline: Pipeline, now: datetime) -> dict[str, Series]:
@@ -126,7 +126,6 @@ def _metrics(pipeline: Pipeline, now: datetime) -> dict[str, Series]:
         ],
         StartTime=now - PERIOD,
         EndTime=now,
-        ScanBy="TimestampDescending",
     )
     return {
         result["Id"]: list(zip(result["Timestamps"], result["Values"], strict=True))

@@ -1,0 +1,371 @@
+"""The operator's commands, as far as they need no AWS."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.stub import Stubber
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from operations import __main__ as command_line
+from operations import dead_letters, redrive, send, status
+from operations.pipeline import Pipeline, deployed
+from shared.errors import UserError
+
+EXPORTS: dict[str, dict[str, Any] | None] = {
+    "storage": {"bucket_name": "bucket", "bucket_arn": "x", "input_prefix": "inputs/", "output_prefix": "outputs/"},
+    "messaging": {
+        "main_queue_url": "https://sqs.eu-west-1.amazonaws.com/1/main",
+        "dead_letter_queue_arn": "arn:aws:sqs:eu-west-1:1:dead",
+        "dead_letter_queue_url": "https://sqs.eu-west-1.amazonaws.com/1/dead",
+    },
+    "compute": {"function_name": "function", "log_group_name": "logs", "event_source_mapping_id": "id"},
+}
+PIPELINE = deployed("dev", EXPORTS)
+WRITTEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+UPLOAD = send.Upload(name="a b.csv", key="inputs/a b.csv", etag="e1", version_id=None, written=WRITTEN, earlier=None)
+
+
+# The deployed pipeline
+
+
+def test_a_pipeline_is_what_the_stacks_export() -> None:
+    assert (PIPELINE.stack, PIPELINE.bucket_name, PIPELINE.function_name) == ("dev", "bucket", "function")
+    assert (PIPELINE.main_queue_name, PIPELINE.dead_letter_queue_name) == ("main", "dead")
+
+
+@pytest.mark.parametrize("absent", [None, {}])
+def test_what_is_not_deployed_is_named_with_how_to_deploy_it(absent: dict[str, Any] | None) -> None:
+    with pytest.raises(UserError, match=r"no messaging and no compute: deploy it with 'nox -s deploy -- dev'"):
+        deployed("dev", EXPORTS | {"messaging": absent, "compute": absent})
+
+
+def test_an_output_that_an_older_deployment_lacks_is_named() -> None:
+    with pytest.raises(UserError, match=r"no log_group_name: deploy it"):
+        deployed("dev", EXPORTS | {"compute": {"function_name": "function", "event_source_mapping_id": "id"}})
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stack", "files"),
+    [
+        (["README.md"], "local", ["README.md"]),
+        (["dev", "a.csv"], "dev", ["a.csv"]),
+        (["a.csv", "dev"], "local", ["a.csv", "dev"]),
+        (["./dev"], "local", ["./dev"]),
+        (["dev"], "dev", []),
+    ],
+)
+def test_only_a_known_name_in_front_of_the_files_is_a_stack(arguments: list[str], stack: str, files: list[str]) -> None:
+    assert command_line.split(arguments, ["dev", "local"]) == (stack, files)
+
+
+DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("mend it."), "error: mend it.\n"),
+        (DENIED, "error: AWS refused GetObject: not for you (AccessDenied).\n"),
+        (NoCredentialsError(), "error: Unable to locate credentials.\n"),
+        (
+            EndpointConnectionError(endpoint_url="http://x"),
+            'error: Could not connect to the endpoint URL: "http://x".\n',
+        ),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command_line.targets, "enter", fail)
+    assert command_line.main(["status"]) == 1
+    assert capsys.readouterr().err == sentence
+
+
+def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line.targets, "enter", interrupt)
+    assert command_line.main(["redrive"]) == 130
+
+
+def test_files_are_asked_for_before_anything_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["send", "dev"]) == 1
+    assert capsys.readouterr().err == "error: name the files to send to 'dev'.\n"
+
+
+# Files to send
+
+
+def test_a_folder_is_sent_without_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "b").touch()
+    (tmp_path / "a").touch()
+    (tmp_path / "single").touch()
+    assert send.find([tmp_path / "deep", tmp_path / "single"]) == {
+        "er/b": tmp_path / "deep" / "er" / "b",
+        "single": tmp_path / "single",
+    }
+
+
+def test_nothing_to_send_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty" / "emptier").mkdir(parents=True)
+    with pytest.raises(UserError, match="no file in the folder"):
+        send.find([tmp_path / "empty"])
+    with pytest.raises(UserError, match="no file or folder"):
+        send.find([tmp_path / "missing"])
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").touch()
+    (tmp_path / "a").touch()
+    with pytest.raises(UserError, match="would both be 'a'"):
+        send.find([tmp_path / "deep", tmp_path / "a"])
+
+
+def test_a_name_that_no_key_can_be_is_refused(tmp_path: Path) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"\xff")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(UserError, match="not UTF-8"):
+        send.find([tmp_path])
+
+
+# Whose result, whose dead letter
+
+
+@pytest.mark.parametrize(
+    ("document", "whose"),
+    [
+        ({"etag": "e1", "version_id": None}, True),
+        ({"etag": "e2", "version_id": None}, False),
+        ({"etag": "e1", "version_id": "v1"}, False),
+        ({}, False),
+    ],
+)
+def test_a_result_is_told_by_etag_and_version(document: dict[str, Any], whose: bool) -> None:  # noqa: FBT001
+    assert send.is_of(document, UPLOAD) is whose
+
+
+LETTER = dead_letters.DeadLetter(
+    message_id="m", sent=WRITTEN, receives=3, bucket="bucket", key=UPLOAD.key, etag="e1", uploaded=WRITTEN
+)
+
+
+@pytest.mark.parametrize(
+    ("letter", "whose"),
+    [
+        (LETTER, True),
+        (replace(LETTER, key="inputs/b"), False),
+        (replace(LETTER, etag="e2"), False),
+        (replace(LETTER, version_id="v1"), False),
+        (replace(LETTER, uploaded=WRITTEN - timedelta(milliseconds=1)), False),
+        (replace(LETTER, uploaded=None), False),
+    ],
+)
+def test_a_dead_letter_is_told_by_etag_version_and_time(
+    letter: dead_letters.DeadLetter,
+    whose: bool,  # noqa: FBT001
+) -> None:
+    assert send.is_about(letter, UPLOAD) is whose
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"size": 0, "rows": 0}, "0 bytes, 0 rows"),
+        ({"size": 1_500_000, "rows": 1}, "1.5 MB, 1 row"),
+        (
+            {"size": 5, "rows": None, "malformed": {"line": 3, "reason": "not CSV"}},
+            "5 bytes, malformed at line 3: not CSV",
+        ),
+        ({"whatever": "another process.py says"}, ""),
+    ],
+)
+def test_a_document_is_told_in_brief(document: dict[str, Any], words: str) -> None:
+    assert send.in_brief(document) == words
+
+
+# Messages and logs
+
+
+def message(body: str) -> Any:  # noqa: ANN401  the type of a message is boto3's
+    return {
+        "MessageId": "m",
+        "Body": body,
+        "Attributes": {"SentTimestamp": "1767323045000", "ApproximateReceiveCount": "3"},
+    }
+
+
+def test_a_dead_letter_says_what_s3_said() -> None:
+    record = {
+        "eventTime": "2026-01-02T03:04:05.678Z",
+        "s3": {"bucket": {"name": "bucket"}, "object": {"key": "inputs/a+b%2B.csv", "eTag": "e1", "versionId": "v1"}},
+    }
+    assert dead_letters.read(message(json.dumps({"Records": [record]}))) == dead_letters.DeadLetter(
+        message_id="m",
+        sent=WRITTEN,
+        receives=3,
+        bucket="bucket",
+        key="inputs/a b+.csv",
+        etag="e1",
+        version_id="v1",
+        uploaded=WRITTEN + timedelta(milliseconds=678),
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["Records", "s3", "object", "bucket", "eventTime", "key"]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON.map(json.dumps) | st.text())
+def test_any_message_is_a_dead_letter(body: str) -> None:
+    letter = dead_letters.read(message(body))
+    assert (letter.message_id, letter.sent, letter.receives) == ("m", WRITTEN, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "failure"),
+    [
+        (
+            '{"outcome": "failed", "message_id": "m", "key": "k", "error": "e", "error_type": "T"}',
+            dead_letters.Failure(message_id="m", key="k", error="T: e"),
+        ),
+        (
+            '{"outcome": "failed", "message_id": "m", "error": "e"}',
+            dead_letters.Failure(message_id="m", key=None, error="e"),
+        ),
+        ('{"outcome": "processed", "message_id": "m", "error": "e"}', None),
+        ('{"outcome": "failed", "message_id": null, "error": "e"}', None),
+        ("START RequestId: 1", None),
+        ("[]", None),
+    ],
+)
+def test_a_failed_attempt_is_read_from_the_log(line: str, failure: dead_letters.Failure | None) -> None:
+    assert dead_letters.read_log(line) == failure
+
+
+def test_what_is_unknown_is_not_nought() -> None:
+    assert status.unknown(None) == "unknown"
+    assert status.unknown(0) == "0"
+    assert status.unknown(1.5, " s") == "1.5 s"
+
+
+# Redrives by SQS, which the emulator does not have: the requests and answers are checked against boto3's own model
+
+
+@pytest.fixture
+def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    client = boto3.client("sqs", region_name="eu-west-1", aws_access_key_id="test", aws_secret_access_key="test")
+
+    def only_client(service: str) -> object:
+        assert service == "sqs"
+        return client
+
+    monkeypatch.setattr(boto3, "client", only_client)
+    monkeypatch.setattr(redrive, "PAUSE_S", 0)
+    with Stubber(client) as stubber:
+        yield stubber
+        stubber.assert_no_pending_responses()
+
+
+def expect_counts(sqs: Stubber, waiting: int) -> None:
+    attributes = {"ApproximateNumberOfMessages": str(waiting), "ApproximateNumberOfMessagesNotVisible": "0"}
+    sqs.add_response("get_queue_attributes", {"Attributes": attributes})
+
+
+def expect_tasks(sqs: Stubber, *tasks: dict[str, Any]) -> None:
+    sqs.add_response("list_message_move_tasks", {"Results": list(tasks)}, {"SourceArn": PIPELINE.dead_letter_queue_arn})
+
+
+def expect_start(sqs: Stubber) -> None:
+    sqs.add_response("start_message_move_task", {"TaskHandle": "h"}, {"SourceArn": PIPELINE.dead_letter_queue_arn})
+
+
+def task(started: int, state: str, moved: int, **more: str) -> dict[str, Any]:
+    return {
+        "StartedTimestamp": started,
+        "Status": state,
+        "ApproximateNumberOfMessagesMoved": moved,
+        "ApproximateNumberOfMessagesToMove": 3,
+        **more,
+    }
+
+
+@pytest.fixture
+def run() -> Callable[[Pipeline], str]:
+    def run(pipeline: Pipeline) -> str:
+        said = io.StringIO()
+        redrive.redrive(pipeline, Console(file=said, width=200))
+        return said.getvalue()
+
+    return run
+
+
+def test_a_redrive_is_followed_to_its_end(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+    expect_counts(sqs, 3)
+    expect_tasks(sqs)
+    expect_start(sqs)
+    expect_tasks(sqs)
+    expect_tasks(sqs, task(1, "RUNNING", 1))
+    expect_tasks(sqs, task(1, "COMPLETED", 3))
+    assert run(PIPELINE) == "3 moved from dead back to main.\n"
+
+
+def test_an_earlier_redrive_is_not_taken_for_this_one(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+    expect_counts(sqs, 2)
+    expect_tasks(sqs, task(1, "COMPLETED", 3))
+    expect_start(sqs)
+    expect_tasks(sqs, task(1, "COMPLETED", 3))
+    expect_tasks(sqs, task(2, "COMPLETED", 2))
+    assert run(PIPELINE) == "2 moved from dead back to main.\n"
+
+
+def test_a_redrive_that_runs_already_is_followed(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+    expect_counts(sqs, 0)
+    expect_tasks(sqs, task(1, "RUNNING", 1))
+    expect_tasks(sqs, task(1, "RUNNING", 2))
+    expect_tasks(sqs, task(1, "COMPLETED", 3))
+    assert run(PIPELINE) == "A redrive is running already.\n3 moved from dead back to main.\n"
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
+def test_a_redrive_that_sqs_stops_is_an_error(sqs: Stubber, run: Callable[[Pipeline], str], state: str) -> None:
+    expect_counts(sqs, 3)
+    expect_tasks(sqs)
+    expect_start(sqs)
+    expect_tasks(sqs, task(1, state, 1, FailureReason="AccessDenied"))
+    with pytest.raises(UserError, match=f"is {state} after 1 messages: AccessDenied. The others are where they were"):
+        run(PIPELINE)
+
+
+def test_a_redrive_that_may_not_be_looked_at_is_not_done_by_hand(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+    expect_counts(sqs, 3)
+    sqs.add_client_error("list_message_move_tasks", "AccessDenied")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        run(PIPELINE)
