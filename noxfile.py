@@ -36,7 +36,7 @@ def bootstrap(session: nox.Session) -> None:
 
 @nox.session
 def deploy(session: nox.Session) -> None:
-    """Create or update the stacks, each after those it needs: [STACK] [--yes]."""
+    """Create or update the stacks, each after those it needs: [STACK] [--only PROJECT] [--yes]."""
     run(session, "orchestrator", "deploy", *session.posargs)
 
 
@@ -50,6 +50,12 @@ def preview(session: nox.Session) -> None:
 def destroy(session: nox.Session) -> None:
     """Delete the stacks and all that is in them, each before those it needs: [STACK] [--yes]."""
     run(session, "orchestrator", "destroy", *session.posargs)
+
+
+@nox.session
+def drift(session: nox.Session) -> None:
+    """Show what was changed by hand, exit code 1 where anything was: [STACK]."""
+    run(session, "orchestrator", "drift", *session.posargs)
 
 
 @nox.session

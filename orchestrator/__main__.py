@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import signal
 import sys
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -13,18 +15,17 @@ from shared.errors import UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code: 0 where all of it was done."""
+    """Do what the arguments say and return the exit code: 0 where all of it was done, and, for drift, none is there."""
     options = _parser().parse_args(arguments)
-    console = Console(soft_wrap=True)
+    say = Console(stderr=True, soft_wrap=True, highlight=False).print
     try:
         if options.command == "bootstrap":
-            targets.bootstrap(options.stack, say=console.print)
+            targets.bootstrap(options.stack, say)
             return 0
-        targets.enter(options.stack, say=Console(stderr=True, soft_wrap=True).print)
+        targets.enter(options.stack, say)
         if options.command == "outputs":
-            return _outputs(options, console)
-        _confirm(options, console)
-        return _operate(options, console)
+            return _outputs(options)
+        return _operate(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         ("deploy", "create or update the stacks, each after those it needs"),
         ("preview", "show what deploy would do"),
         ("destroy", "delete the stacks, each before those it needs"),
+        ("drift", "show what was changed by hand; exit code 1 where anything was"),
         ("outputs", "show what the stacks export"),
         ("bootstrap", "prepare the place where an AWS account keeps the stacks' state"),
     ):
@@ -44,15 +46,98 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("stack", nargs="?", default=targets.LOCAL, help="which stack (default: %(default)s)")
         if name in {"deploy", "destroy"}:
             command.add_argument("--yes", action="store_true", help="do not ask")
-        if name == "outputs":
-            command.add_argument("--json", action="store_true", help="as JSON")
-        elif name != "bootstrap":
+        if name in {"deploy", "preview", "destroy"}:
             command.add_argument("--refresh", action="store_true", help="look first at what is really there")
+        if name not in {"outputs", "bootstrap"}:
+            which = command.add_mutually_exclusive_group()
+            which.add_argument("--only", metavar="PROJECT", help="this project alone")
+            which.add_argument("--from", metavar="PROJECT", dest="first", help="this project and all that need it")
+        if name != "bootstrap":
+            command.add_argument("--json", action="store_true", help="answer in JSON")
     return parser
 
 
+def _operate(options: argparse.Namespace) -> int:
+    operation: Operation = options.command
+    console = Console(soft_wrap=True, stderr=options.json)
+    everything = graph.dependencies()
+    chosen = _chosen(options, everything)
+    reports: dict[str, Report] = {}
+
+    with Display(console, operation) as display:
+        engine = Engine(options.stack, display.event)
+        _refuse_gaps(engine, operation, everything, chosen)
+        _confirm(options, console)
+        interrupted = _stop_at_a_safe_point(console)
+
+        def run(project: str) -> bool:
+            if interrupted:
+                reports[project] = Report(project, outcome="left out")
+                return False
+            display.start(project)
+            reports[project] = engine.run(project, operation, refresh=getattr(options, "refresh", False))
+            display.finish(reports[project])
+            return reports[project].outcome != "failed"
+
+        needs = graph.part(everything, chosen)
+        in_order = graph.order(needs)
+        if operation == "destroy":
+            needs = graph.dependents(needs)
+            in_order.reverse()
+        elif operation != "deploy":
+            # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
+            # are there to be referred to.
+            if operation == "preview":
+                for project in graph.order(everything):
+                    engine.open(project, create=True)
+            needs = dict.fromkeys(needs, ())
+        for project in graph.walk(needs, run):
+            reports[project] = Report(project, outcome="left out")
+
+    in_turn = [reports[project] for project in in_order]
+    if options.json:
+        print(json.dumps([asdict(report) for report in in_turn], indent=2))
+    else:
+        console.print(summary(in_turn, operation))
+        if operation == "destroy" and not any(report.changes for report in in_turn):
+            console.print(f"Nothing is there: '{options.stack}' has no resources.")
+    drifted = operation == "drift" and any(report.changed for report in in_turn)
+    return 0 if not drifted and all(report.outcome in {"done", "absent"} for report in in_turn) else 1
+
+
+def _chosen(options: argparse.Namespace, everything: graph.Graph) -> set[str]:
+    named = options.only or options.first
+    if named and named not in everything:
+        raise UserError(f"there is no project '{named}': name one of {', '.join(graph.order(everything))}.")
+    if options.only:
+        return {options.only}
+    return graph.with_dependents(everything, options.first) if options.first else set(everything)
+
+
+def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, chosen: set[str]) -> None:
+    """Refuse to deploy upon what is not there, and to destroy what others stand on.
+
+    Raises:
+        UserError: The projects that were named leave out one that would have to come first.
+    """
+    if operation == "deploy":
+        around, wanted, advice = everything, False, "deploy it first"
+    elif operation == "destroy":
+        around, wanted, advice = graph.dependents(everything), True, "destroy it first"
+    else:
+        return
+    for project in graph.order(graph.part(everything, chosen)):
+        for other in around[project]:
+            if other not in chosen and (engine.resources(other) > 0) is wanted:
+                state = "still deployed and needs it" if wanted else "not deployed, and it needs that"
+                raise UserError(f"'{project}' can't be {_DONE[operation]}: '{other}' is {state}. So {advice}.")
+
+
+_DONE = {"deploy": "deployed", "destroy": "destroyed"}
+
+
 def _confirm(options: argparse.Namespace, console: Console) -> None:
-    if options.command == "preview" or options.stack == targets.LOCAL or options.yes:
+    if options.command not in _DONE or options.stack == targets.LOCAL or options.yes:
         return
     if not sys.stdin.isatty():
         raise UserError(f"{options.command} of '{options.stack}' needs --yes where nobody can be asked.")
@@ -61,49 +146,29 @@ def _confirm(options: argparse.Namespace, console: Console) -> None:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 
-def _operate(options: argparse.Namespace, console: Console) -> int:
-    operation: Operation = options.command
-    planning = operation == "preview"
-    reports: dict[str, Report] = {}
-    needs: graph.Graph = graph.dependencies()
-    in_order = graph.order(needs)
+def _stop_at_a_safe_point(console: Console) -> list[int]:
+    """Make Ctrl-C let the engine, which hears it too, finish what it is doing; return where that will be noted."""
+    signals: list[int] = []
 
-    with Display(console, planning=planning) as display:
-        engine = Engine(options.stack, display.event)
+    def note(number: int, _frame: object) -> None:
+        if not signals:
+            console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
+        signals.append(number)
 
-        def run(project: str) -> bool:
-            display.start(project)
-            reports[project] = engine.run(project, operation, refresh=options.refresh)
-            display.finish(reports[project])
-            return reports[project].outcome != "failed"
-
-        if operation == "destroy":
-            needs = graph.dependents(needs)
-            in_order.reverse()
-        if planning:
-            # A preview reads what is deployed, not what other previews plan: none has to wait, once all are there
-            # to be referred to.
-            for project in in_order:
-                engine.open(project, create=True)
-            needs = dict.fromkeys(needs, ())
-        for project in graph.walk(needs, run):
-            reports[project] = Report(project, outcome="left out")
-
-    console.print(summary((reports[project] for project in in_order), planning=planning))
-    if operation == "destroy" and not any(report.changes for report in reports.values()):
-        console.print(f"Nothing is there: '{options.stack}' has no resources.")
-    return 0 if all(report.outcome in {"done", "absent"} for report in reports.values()) else 1
+    signal.signal(signal.SIGINT, note)
+    return signals
 
 
-def _outputs(options: argparse.Namespace, console: Console) -> int:
+def _outputs(options: argparse.Namespace) -> int:
     exported = exports(options.stack)
     if options.json:
         print(json.dumps(exported, indent=2))
         return 0
+    console = Console(soft_wrap=True, highlight=False)
     for project, values in exported.items():
         console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
         for name, value in (values or {}).items():
-            console.print(f"  {name} = {value}", highlight=False)
+            console.print(f"  {name} = {value}")
     return 0
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from orchestrator.engine import CHANGES, Report
+from orchestrator.engine import CHANGES, Operation, Report
 
 SIGNS = {"create": "[green]+", "update": "[yellow]~", "replace": "[magenta]±", "delete": "[red]-"}
 
@@ -19,9 +19,9 @@ SIGNS = {"create": "[green]+", "update": "[yellow]~", "replace": "[magenta]±", 
 class Display:
     """One line for each resource that changes, and below them, at a terminal, what each stack is waiting for."""
 
-    def __init__(self, console: Console, *, planning: bool) -> None:
+    def __init__(self, console: Console, operation: Operation) -> None:
         self._console = console
-        self._planning = planning
+        self._operation = operation
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -67,19 +67,22 @@ class Display:
                 self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
 
     def _resource_begins(self, project: str, step: StepEventMetadata) -> None:
-        if step.op.value not in CHANGES or step.type.startswith("pulumi:"):
+        if not _is_change(step):
             return
-        if self._planning:
+        if self._operation == "preview":
             self._line(project, step)
-            return
-        self._begun[project][step.urn] = monotonic()
-        self._show_waiting(project)
+        else:
+            self._begun[project][step.urn] = monotonic()
+            self._show_waiting(project)
 
     def _resource_ends(self, project: str, step: StepEventMetadata) -> None:
         begun = self._begun[project].pop(step.urn, None)
-        if begun is not None and not self._planning:
+        if begun is not None:
             self._line(project, step, f"{monotonic() - begun:.1f} s")
             self._show_waiting(project)
+        elif self._operation == "drift" and _is_change(step):
+            # Only in the end is it known whether a resource is still what it was.
+            self._line(project, step)
 
     def _show_waiting(self, project: str) -> None:
         names = ", ".join(_name(urn) for urn in self._begun[project])
@@ -95,19 +98,23 @@ class Display:
         )
 
 
-def summary(reports: Iterable[Report], *, planning: bool) -> Table:
+def summary(reports: Iterable[Report], operation: Operation) -> Table:
     """Return a table of what was done, or would be, to each stack."""
+    done = operation in {"deploy", "destroy"}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("stack", "to do" if planning else "outcome"):
+    for heading in ("stack", "outcome"):
         table.add_column(heading)
-    headings = list(CHANGES) if planning else list(CHANGES.values())
-    for heading in (*headings, "unchanged", "seconds"):
+    for heading in (*(CHANGES.values() if done else CHANGES), "unchanged", "seconds"):
         table.add_column(heading, justify="right")
     for report in reports:
         outcome = report.outcome if report.changed or report.outcome != "done" else "no change"
-        counts = [str(report.changes[operation]) for operation in (*CHANGES, "same")]
+        counts = [str(report.changes.get(operation, 0)) for operation in (*CHANGES, "same")]
         table.add_row(report.project, outcome, *counts, f"{report.seconds:.1f}")
     return table
+
+
+def _is_change(step: StepEventMetadata) -> bool:
+    return step.op.value in CHANGES and not step.type.startswith("pulumi:")
 
 
 def _name(urn: str) -> str:

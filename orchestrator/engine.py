@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from pulumi.automation import (
 from orchestrator.graph import STACKS, dependencies, order
 from shared.errors import UserError
 
-Operation = Literal["deploy", "preview", "destroy"]
+Operation = Literal["deploy", "preview", "destroy", "drift"]
+"""`drift` compares what is really there with the state, as ``pulumi refresh --preview-only`` does."""
 OnEvent = Callable[[str, EngineEvent], None]
 
 CHANGES = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
@@ -36,13 +36,13 @@ class Report:
     project: str
     outcome: Literal["done", "failed", "left out", "absent"] = "done"
     reason: str = ""
-    changes: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
     def changed(self) -> int:
         """How many resources were, or would be, created, updated, replaced or deleted."""
-        return sum(self.changes[operation] for operation in CHANGES)
+        return sum(self.changes.get(operation, 0) for operation in CHANGES)
 
 
 class Engine:
@@ -67,8 +67,17 @@ class Engine:
         except CommandError as error:
             raise UserError(f"{project}: {explain(error)}.") from error
 
+    def resources(self, project: str) -> int:
+        """Return how many resources of a project are deployed."""
+        stack = self.open(project, create=False)
+        if stack is None:
+            return 0
+        deployment = stack.export_stack().deployment or {}
+        resources = deployment.get("resources", [])
+        return sum(not resource["type"].startswith("pulumi:") for resource in resources)
+
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
-        """Deploy, preview or destroy one stack.
+        """Deploy, preview or destroy one stack, or look for drift in it.
 
         Args:
             project: The name of the project, which is that of its folder.
@@ -82,18 +91,23 @@ class Engine:
         def on_event(event: EngineEvent) -> None:
             nonlocal shown
             if event.summary_event:
-                report.changes.update(event.summary_event.resource_changes)
+                report.changes = {str(operation): n for operation, n in event.summary_event.resource_changes.items()}
             if event.diagnostic_event and event.diagnostic_event.severity == "error":
                 shown = True
             self._on_event(project, event)
 
         try:
-            stack = self.open(project, create=operation != "destroy")
+            stack = self.open(project, create=operation in {"deploy", "preview"})
             if stack is None:
                 report.outcome = "absent"
+            elif operation == "deploy":
+                stack.up(on_event=on_event, refresh=refresh)
+            elif operation == "preview":
+                stack.preview(on_event=on_event, refresh=refresh)
+            elif operation == "destroy":
+                stack.destroy(on_event=on_event, refresh=refresh)
             else:
-                run = {"deploy": stack.up, "preview": stack.preview, "destroy": stack.destroy}[operation]
-                run(on_event=on_event, refresh=refresh)
+                stack.preview_refresh(on_event=on_event)
         except CommandError as error:
             report.outcome = "failed"
             report.reason = "see the errors above" if shown else explain(error)

@@ -24,6 +24,21 @@ def dependents(graph: Graph) -> dict[str, list[str]]:
     return {project: [other for other, needs in graph.items() if project in needs] for project in graph}
 
 
+def part(graph: Graph, projects: Iterable[str]) -> Graph:
+    """Return ``graph`` with no others than ``projects``."""
+    kept = set(projects)
+    return {project: [other for other in graph[project] if other in kept] for project in graph if project in kept}
+
+
+def with_dependents(graph: Graph, project: str) -> set[str]:
+    """Return ``project`` and all that needs it, directly or not."""
+    found = {project}
+    for other in order(graph):
+        if found.intersection(graph[other]):
+            found.add(other)
+    return found
+
+
 def order(graph: Graph) -> list[str]:
     """Return the projects in an order in which each comes after those it needs.
 

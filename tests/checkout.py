@@ -71,10 +71,10 @@ class Checkout:
         content["config"] = content.get("config", {}) | values
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
-    def client(self, service: str) -> Any:  # noqa: ANN401  whatever the service's client is
+    def client(self, service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
         """Return a boto3 client for a service of the copy's emulator."""
         return boto3.client(
-            service,  # pyrefly: ignore[no-matching-overload]
+            service,
             endpoint_url=self.emulator.endpoint,
             region_name=REGION,
             aws_access_key_id="test",

@@ -40,8 +40,8 @@ def document(checkout: Checkout, key: str) -> dict[str, Any]:
 
 
 def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
-    for arguments in ([], ["--refresh"]):
-        preview = deployed.run("orchestrator", "preview", *arguments)
+    for refresh in ((), ("--refresh",)):
+        preview = deployed.run("orchestrator", "preview", *refresh)
         assert preview.returncode == 0, preview.stdout + preview.stderr
         for project in ("storage", "messaging", "compute"):
             assert f"{project} no change" in " ".join(preview.stdout.split())

@@ -65,7 +65,7 @@ class _Monitor(mocks.MockMonitor):
         super().__init__(_Mocks(program, upstream))
         self._program = program
 
-    def RegisterResourceOutputs(  # noqa: N802  gRPC's name  # pyrefly: ignore[missing-override-decorator]
+    def RegisterResourceOutputs(  # noqa: N802  gRPC's name
         self, request: resource_pb2.RegisterResourceOutputsRequest
     ) -> empty_pb2.Empty:
         self._program.outputs.update(json_format.MessageToDict(request.outputs))
@@ -112,7 +112,7 @@ def run(
         with contextlib.chdir(STACKS / project):
             asyncio.run(execute())
     finally:
-        SETTINGS.outputs.clear()
+        SETTINGS.outputs.clear()  # pyrefly: ignore[missing-attribute]
         # The SDK leaves futures behind; collected in the midst of pytest's rewriting, they break its parser.
         gc.collect()
     return program
