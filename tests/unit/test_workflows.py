@@ -67,5 +67,7 @@ def test_no_run_in_progress_is_cancelled_and_there_is_one_for_each_stack() -> No
 
 @pytest.mark.parametrize("path", [ROOT / ".ci" / "run", WORKFLOWS / "ci.yml"], ids=lambda path: path.name)
 def test_ci_runs_the_test_command_of_the_readme(path: Path) -> None:
-    line = next(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "nox -s tests" in line)
+    line = next(
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "nox -s tests" in line
+    )
     assert line in path.read_text(encoding="utf-8")

@@ -1,0 +1,52 @@
+"""What stands in more than one file, and has to be the same in all of them."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from local.toolchain.aws_types import RESOURCES, terraform_name
+from local.toolchain.build import ENGINE_VERSION
+from orchestrator.graph import ROOT, STACKS, dependencies
+from tests.unit import stack_program
+from tests.unit.stack_program import UPSTREAM
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_pulumi_has_one_version() -> None:
+    needed = tomllib.loads(text("pyproject.toml"))["project"]["dependencies"]
+    assert f"pulumi=={ENGINE_VERSION}" in needed
+    assert f"\npulumi=={ENGINE_VERSION}\n" in text("constraints.txt")
+    assert f"pulumi/pkg/v3 v{ENGINE_VERSION}" in text("local/toolchain/engine/go.mod")
+    assert f"pulumi-version: {ENGINE_VERSION}" in text(".github/workflows/deploy.yml")
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_every_project_is_named_as_its_folder(project: str) -> None:
+    assert yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["name"] == project
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_the_registry_built_plugin_knows_every_resource_of_the_stacks(project: str) -> None:
+    for settings in (None, {"alarmEmail": "ops@example.org", "s3Access": "scoped"}):
+        program = stack_program.run(project, settings, upstream=UPSTREAM)
+        assert {terraform_name(token) for token in program.types.values()} <= set(RESOURCES)
+
+
+def settings() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for project in dependencies():
+        declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
+        found |= {f"{project}:{key}": setting["default"] for key, setting in declared.items()}
+    return found
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    listed = dict(re.findall(r"^\| `(\w+:\w+)` \| `?([^|`]+?)`? \|", text("README.md"), re.MULTILINE))
+    assert listed.pop("messaging:alarmEmail") == "none"
+    assert listed == {key: str(default) for key, default in settings().items()}
