@@ -11,6 +11,8 @@ from urllib.parse import unquote_plus
 
 import boto3
 
+from operations.pipeline import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -126,15 +128,16 @@ def read(message: MessageTypeDef) -> DeadLetter:
     try:
         record = json.loads(message["Body"])["Records"][0]
         entity = record["s3"]["object"]
+        uploaded = datetime.fromisoformat(record["eventTime"])
         return DeadLetter(
             **about,
             bucket=record["s3"]["bucket"]["name"],
             key=unquote_plus(entity["key"]),
             etag=entity.get("eTag"),
             version_id=entity.get("versionId"),
-            uploaded=datetime.fromisoformat(record["eventTime"]),
+            uploaded=uploaded.replace(tzinfo=uploaded.tzinfo or UTC),
         )
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return DeadLetter(**about)
 
 
@@ -190,10 +193,10 @@ def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
         return
     for letter in letters:
         where = f"s3://{letter.bucket}/{letter.key}" if letter.key else "no message of S3's"
-        console.print(where, style="bold", markup=False, highlight=False)
+        console.print(printable(where), style="bold", markup=False, highlight=False)
         console.print(
             f"  sent {letter.sent:%Y-%m-%d %H:%M:%S} UTC, received {letter.receives} times, "
-            f"message {letter.message_id}\n  {errors[letter.message_id]}",
+            f"message {letter.message_id}\n  {printable(errors[letter.message_id])}",
             markup=False,
             highlight=False,
         )

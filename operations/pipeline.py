@@ -78,3 +78,8 @@ def counts(queue_url: str) -> Counts:
         waiting=int(attributes["ApproximateNumberOfMessages"]),
         in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
     )
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes in place of what a terminal would obey: anybody may choose a key."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

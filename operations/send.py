@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -18,7 +19,7 @@ from rich import filesize
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from operations.dead_letters import DeadLetter, failures, last_errors, peek
-from operations.pipeline import counts
+from operations.pipeline import counts, printable
 from shared.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,18 +120,23 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
         transient=True,
         disable=not console.is_terminal,
     )
+    stopping = Event()
+
+    def advance(sent: int) -> None:
+        if stopping.is_set():
+            raise RuntimeError  # an OSError would be tried again
+        progress.advance(task, sent)
+
     with progress, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
-        running = [
-            pool.submit(_upload, s3, pipeline, name, file, lambda sent: progress.advance(task, sent))
-            for name, file in files.items()
-        ]
         try:
+            task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
+            running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
             return [each.result() for each in running]
         except OSError as error:
             raise UserError(f"'{error.filename}' can't be read: {error.strerror}.") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # where one failed, none is begun any more
+        finally:  # where one failed, or the user has had enough, the others are not begun or not ended
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Callable[[int], None]) -> Upload:
@@ -304,7 +310,8 @@ def _explain_waiting(pipeline: Pipeline, waiting: dict[str, Upload], console: Co
 
 
 def _line(console: Console, name: str, where: str, what: str = "") -> None:
-    console.print(f"{name} -> {where}{f' ({what})' if what else ''}", markup=False, highlight=False)
+    line = f"{name} -> {where}{f' ({what})' if what else ''}"
+    console.print(printable(line), markup=False, highlight=False)
 
 
 def _is_text(name: str) -> bool:

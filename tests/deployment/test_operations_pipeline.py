@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zipfile
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-VISIBILITY_S = 5
+VISIBILITY_S = 10
 """Much longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
 
 RECEIVES = 1
@@ -329,6 +331,33 @@ def test_without_waiting_files_are_uploaded_only(
     assert boto3.client("s3").get_object(Bucket="bucket", Key=key)["Body"].read() == rows.read_bytes()
 
 
+def test_an_interrupted_upload_ends_at_once_and_leaves_no_part(
+    quiet: Pipeline, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(64 * 1024 * 1024)  # eight parts, by boto3's default
+
+    result = Future.result
+
+    def interrupted(self: Future[object], timeout: float | None = None) -> object:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return result(self, timeout)
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        send.upload(quiet, {"large": large}, console)
+    s3 = boto3.client("s3")
+    assert "Contents" not in s3.list_objects_v2(Bucket="bucket", Prefix=quiet.input_prefix)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="bucket", Prefix=quiet.input_prefix)
+
+
+def test_a_file_that_cannot_be_read_is_named(quiet: Pipeline, tmp_path: Path, console: Console) -> None:
+    with pytest.raises(UserError, match="gone' can't be read: No such file or directory"):
+        send.upload(quiet, {"gone": tmp_path / "gone"}, console)
+
+
 def test_a_look_at_dead_letters_sees_all_and_leaves_all(quiet: Pipeline) -> None:
     sqs = boto3.client("sqs")
     ids = {
@@ -358,10 +387,10 @@ def test_what_is_no_message_of_s3s_is_shown_all_the_same(quiet: Pipeline, consol
     dead_letters.show(quiet, console, as_json=False)
     assert said.getvalue().endswith(" is empty.\n")
     sent = boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
-    log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is not JSON")
+    log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is \x1b[1mnot JSON")
     dead_letters.show(quiet, console, as_json=False)
     assert "no message of S3's\n" in said.getvalue()
-    assert "  Odd: the body is not JSON\n" in said.getvalue()
+    assert "  Odd: the body is \\x1b[1mnot JSON\n" in said.getvalue()
 
 
 def test_nothing_to_put_back_is_said(quiet: Pipeline, console: Console, said: io.StringIO) -> None:

@@ -13,13 +13,13 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from operations import __main__ as command_line
 from operations import dead_letters, redrive, send, status
-from operations.pipeline import Pipeline, deployed
+from operations.pipeline import Pipeline, deployed, printable
 from shared.errors import UserError
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
@@ -243,7 +243,16 @@ JSON = st.recursive(
 )
 
 
+def entity(**facts: Any) -> str:  # noqa: ANN401  any JSON
+    record = {"eventTime": "2026-01-02T03:04:05Z", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}, **facts}
+    return json.dumps({"Records": [record]})
+
+
 @given(JSON.map(json.dumps) | st.text())
+@example(entity(s3={"bucket": {"name": "b"}, "object": {"key": 1}}))
+@example(entity(eventTime="yesterday"))
+@example(entity(eventTime=0))
+@example("[" * 100_000)
 def test_any_message_is_a_dead_letter(body: str) -> None:
     letter = dead_letters.read(message(body))
     assert (letter.message_id, letter.sent, letter.receives) == ("m", WRITTEN, 3)
@@ -268,6 +277,15 @@ def test_any_message_is_a_dead_letter(body: str) -> None:
 )
 def test_a_failed_attempt_is_read_from_the_log(line: str, failure: dead_letters.Failure | None) -> None:
     assert dead_letters.read_log(line) == failure
+
+
+def test_a_time_without_a_zone_is_that_of_s3() -> None:
+    letter = dead_letters.read(message(entity(eventTime="2026-01-02T03:04:05")))
+    assert letter.uploaded == WRITTEN
+
+
+def test_a_terminal_is_shown_nothing_that_it_would_obey() -> None:
+    assert printable("Łódź \x1b[31m+\r\n") == r"Łódź \x1b[31m+\r\n"
 
 
 def test_what_is_unknown_is_not_nought() -> None:
