@@ -1,4 +1,4 @@
-"""ministack, with two of its answers made complete.
+"""ministack, with what it lacks of AWS made good.
 
 Of the three protocols of CloudWatch, Terraform's provider speaks the oldest, in which ministack 1.5.33 leaves out an
 alarm's period, statistic, dimensions and actions: every preview would want to set them again.
@@ -6,12 +6,16 @@ alarm's period, statistic, dimensions and actions: every preview would want to s
 Of S3's listings, the one of versions overlooks `encoding-type=url`. Terraform's provider, which empties a bucket by
 that listing, takes the `+` in a key for a space, deletes another key, and begins again, without end.
 
+Of SQS's actions, it has none of those that move dead letters back to the queue they came from.
+
 Usage: python local/patched_ministack.py
 """
 
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +23,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from ministack.app import main
-from ministack.services import cloudwatch, s3
+from ministack.services import cloudwatch, s3, sqs
 
 _describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - there is no other way to mend it
 
@@ -62,6 +66,42 @@ def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[
     return status, headers, ET.tostring(root, default_namespace=s3.S3_NS)
 
 
+_move_tasks: dict[str, list[dict[str, Any]]] = {}
+"""What was moved, by the queue's ARN, the latest first; forgotten, unlike messages, when the emulator stops."""
+
+
+def start_message_move_task(data: dict[str, Any], _url: str) -> dict[str, Any]:
+    """Answer StartMessageMoveTask by moving all messages before it returns: each, as on AWS, is a new one."""
+    source = data["SourceArn"]
+    queue = sqs._queue_by_arn(source)  # noqa: SLF001
+    if queue is None:
+        raise sqs._Err("ResourceNotFoundException", "The resource that you specified for SourceArn doesn't exist.")  # noqa: SLF001
+    started = time.time()
+    waiting = [message for message in queue["messages"] if message["visible_at"] <= started]
+    for message in waiting:
+        destination: Any = sqs._queue_by_arn(data.get("DestinationArn") or message["sys"]["DeadLetterQueueSourceArn"])  # noqa: SLF001
+        sqs._act_send_message(  # noqa: SLF001
+            {"MessageBody": message["body"], "MessageAttributes": message["message_attributes"]}, destination["url"]
+        )
+        queue["messages"].remove(message)
+    _move_tasks.setdefault(source, []).insert(
+        0,
+        {
+            "Status": "COMPLETED",
+            "SourceArn": source,
+            "ApproximateNumberOfMessagesMoved": len(waiting),
+            "ApproximateNumberOfMessagesToMove": len(waiting),
+            "StartedTimestamp": int(started * 1000),
+        },
+    )
+    return {"TaskHandle": str(uuid.uuid4())}
+
+
+def list_message_move_tasks(data: dict[str, Any], _url: str) -> dict[str, Any]:
+    """Answer ListMessageMoveTasks."""
+    return {"Results": _move_tasks.get(data["SourceArn"], [])[: data.get("MaxResults", 1)]}
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """`value` as AWS's query protocol writes it: a list as members, a time in ISO 8601, nothing as nothing."""
     if isinstance(value, dict):
@@ -78,4 +118,6 @@ def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
 if __name__ == "__main__":
     setattr(cloudwatch, "_describe_alarms", describe_alarms)  # noqa: B010 - a plain assignment has the wrong type
     setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010
+    handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
+    sqs._HANDLERS.update(handlers)  # noqa: SLF001
     main()

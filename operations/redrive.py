@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import boto3
-from botocore.exceptions import ClientError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from operations.pipeline import counts
@@ -26,9 +25,6 @@ UNDER_WAY: Final = ("RUNNING", "CANCELLING")
 PAUSE_S: Final = 1
 """Between one look at a task and the next, in seconds. SQS has nothing to wait on."""
 
-HIDDEN_S: Final = 30
-"""How long, in seconds, a message that is moved by hand stays hidden in the dead-letter queue."""
-
 
 def redrive(pipeline: Pipeline, console: Console) -> None:
     """Move all dead letters back, and follow it until it is done.
@@ -42,21 +38,13 @@ def redrive(pipeline: Pipeline, console: Console) -> None:
     """
     sqs = boto3.client("sqs")
     there = counts(pipeline.dead_letter_queue_url)
-    latest: ListMessageMoveTasksResultEntryTypeDef | None = None
-    by_sqs = True
-    try:
-        latest = _latest(sqs, pipeline)
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "InvalidAction":
-            raise
-        by_sqs = False  # it is an emulator that does not know of redrives
+    latest = _latest(sqs, pipeline)
     if latest and latest.get("Status") in UNDER_WAY:
         console.print("A redrive is running already.")
     elif not there.waiting:
         hidden = f", but {there.in_flight} being looked at: try again in a minute" if there.in_flight else ""
         console.print(f"Nothing to put back: {pipeline.dead_letter_queue_name} has no message{hidden}.")
         return
-    moves = _moved_by_sqs(sqs, pipeline, latest) if by_sqs else _moved_by_hand(sqs, pipeline, there.waiting)
     moved = 0
     with Progress(
         TextColumn("moving"),
@@ -67,7 +55,7 @@ def redrive(pipeline: Pipeline, console: Console) -> None:
         disable=not console.is_terminal,
     ) as progress:
         bar = progress.add_task("")
-        for moved, total in moves:
+        for moved, total in _move(sqs, pipeline, latest):
             progress.update(bar, completed=moved, total=total)
     console.print(f"{moved} moved from {pipeline.dead_letter_queue_name} back to {pipeline.main_queue_name}.")
 
@@ -77,7 +65,7 @@ def _latest(sqs: SQSClient, pipeline: Pipeline) -> ListMessageMoveTasksResultEnt
     return next(iter(sqs.list_message_move_tasks(SourceArn=pipeline.dead_letter_queue_arn).get("Results", [])), None)
 
 
-def _moved_by_sqs(
+def _move(
     sqs: SQSClient, pipeline: Pipeline, latest: ListMessageMoveTasksResultEntryTypeDef | None
 ) -> Iterator[tuple[int, int]]:
     """Have SQS move the messages; yield how many it has moved, and of how many, until it is done.
@@ -106,13 +94,3 @@ def _moved_by_sqs(
     if status != "COMPLETED":
         reason = f": {task['FailureReason']}" if "FailureReason" in task else ""
         raise UserError(f"the redrive is {status} after {moved} messages{reason}. The others are where they were.")
-
-
-def _moved_by_hand(sqs: SQSClient, pipeline: Pipeline, count: int) -> Iterator[tuple[int, int]]:
-    """Move so many messages one by one: each is sent before it is deleted, so that none can be lost."""
-    for moved in range(count):
-        answer = sqs.receive_message(QueueUrl=pipeline.dead_letter_queue_url, VisibilityTimeout=HIDDEN_S)
-        for message in answer.get("Messages", []):
-            sqs.send_message(QueueUrl=pipeline.main_queue_url, MessageBody=message["Body"])
-            sqs.delete_message(QueueUrl=pipeline.dead_letter_queue_url, ReceiptHandle=message["ReceiptHandle"])
-        yield moved + 1, count

@@ -382,7 +382,7 @@ def test_a_redrive_that_sqs_stops_is_an_error(sqs: Stubber, run: Callable[[Pipel
         run(PIPELINE)
 
 
-def test_a_redrive_that_may_not_be_looked_at_is_not_done_by_hand(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+def test_a_redrive_that_may_not_be_looked_at_fails(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
     expect_counts(sqs, 3)
     sqs.add_client_error("list_message_move_tasks", "AccessDenied")
     with pytest.raises(ClientError, match="AccessDenied"):
