@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from orchestrator.graph import ROOT
 from tests.aws import Aws
 from tests.checkout import Checkout
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("deployed")
 
@@ -18,15 +19,6 @@ BUCKET = "xfarm-bucket-01"
 EXAMPLES = ROOT / "examples"
 RECEIVES = 5
 """What the stack's redrive policy says."""
-
-
-def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:  # noqa: ANN401
-    """Return what ``look`` finds, once it does; neither S3 nor SQS offers anything to wait on."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not seen within {seconds} s"
-        time.sleep(0.2)
-    return found
 
 
 def documents(checkout: Checkout) -> dict[str, dict[str, Any]]:
@@ -64,6 +56,23 @@ def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checko
     assert preview.returncode == 0, preview.stdout + preview.stderr
     assert "no change" in preview.stdout
     assert aws.asked == []
+
+
+def test_each_stack_is_an_ordinary_pulumi_project(deployed: Checkout) -> None:
+    by_hand = f"""
+        eval "$({sys.executable} -m local env)"
+        cd stacks/messaging && pulumi preview --stack local --non-interactive --expect-no-changes
+    """
+    done = subprocess.run(
+        ["bash", "-euc", by_hand],
+        cwd=deployed.root,
+        env=deployed.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 unchanged" in done.stdout
 
 
 def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
