@@ -1,11 +1,10 @@
-"""The commands of the operator, on a pipeline made in seconds: the same parts as the stacks', by the API."""
+"""The commands of the operator, on a pipeline made in seconds."""
 
 from __future__ import annotations
 
 import io
 import json
 import threading
-import zipfile
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,19 +14,15 @@ import boto3
 import pytest
 from rich.console import Console
 
-from local.emulator import REGION, Emulator
 from operations import dead_letters, send, status
 from operations.pipeline import Counts, Pipeline, counts
 from operations.redrive import redrive
-from orchestrator.graph import ROOT
 from shared.errors import UserError
-from tests.checkout import free_port
+from tests.emulated_pipeline import lambda_zip, make, private_emulator, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
 VISIBILITY_S = 10
 """Much longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
@@ -45,90 +40,17 @@ def process(source, body):
 """
 
 
-def lambda_zip(*, refusing: bool) -> bytes:
-    """Return the function's code, which on request fails at every key with "bad" in it."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for source in (ROOT / "lambda_code").glob("*.py"):
-            text = source.read_text(encoding="utf-8")
-            archive.writestr(source.name, text + REFUSING if refusing and source.name == "process.py" else text)
-    return packed.getvalue()
-
-
-def queue(name: str, attributes: dict[QueueAttributeNameType, str] | None = None) -> tuple[str, str]:
+def queue(name: str) -> tuple[str, str]:
     sqs = boto3.client("sqs")
-    url = sqs.create_queue(QueueName=name, Attributes=attributes or {})["QueueUrl"]
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
     return url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    emulator = Emulator(directory=tmp_path_factory.mktemp("emulator"), port=free_port())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-        patch.setenv("AWS_REGION", REGION)
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        emulator.start()
-        try:
-            yield made()
-        finally:
-            emulator.stop()
-
-
-def made() -> Pipeline:
-    """Make a pipeline whose files fail for good within seconds."""
-    s3, function = boto3.client("s3"), boto3.client("lambda")
-    dead_url, dead_arn = queue("dead")
-    main_url, main_arn = queue(
-        "main",
-        {
-            "VisibilityTimeout": str(VISIBILITY_S),
-            "RedrivePolicy": json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": RECEIVES}),
-        },
-    )
-    s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
-    role = boto3.client("iam").create_role(RoleName="role", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
-    function.create_function(
-        FunctionName="function",
-        Runtime="python3.12",
-        Handler="lambda_function.handler",
-        Role=role,
-        Timeout=60,
-        Code={"ZipFile": lambda_zip(refusing=True)},
-    )
-    mapping = function.create_event_source_mapping(
-        EventSourceArn=main_arn, FunctionName="function", FunctionResponseTypes=["ReportBatchItemFailures"]
-    )
-    boto3.client("logs").create_log_group(logGroupName="/aws/lambda/function")
-    s3.put_bucket_notification_configuration(
-        Bucket="bucket",
-        NotificationConfiguration={
-            "QueueConfigurations": [
-                {
-                    "QueueArn": main_arn,
-                    "Events": ["s3:ObjectCreated:*"],
-                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "inputs/"}]}},
-                }
-            ]
-        },
-    )
-    return Pipeline(
-        stack="local",
-        bucket_name="bucket",
-        input_prefix="inputs/",
-        output_prefix="outputs/",
-        main_queue_url=main_url,
-        dead_letter_queue_arn=dead_arn,
-        dead_letter_queue_url=dead_url,
-        function_name="function",
-        log_group_name="/aws/lambda/function",
-        event_source_mapping_id=mapping["UUID"],
-    )
+    """A pipeline whose files fail for good within seconds."""
+    with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
+        yield make(visibility_s=VISIBILITY_S, receives=RECEIVES, code=lambda_zip(process=REFUSING))
 
 
 @pytest.fixture
@@ -203,7 +125,7 @@ def test_each_file_of_a_folder_is_followed_to_its_result(
         "a.csv -> outputs/a.csv.json (4 bytes, 1 row)",
         "sub [x]/ü +%.txt -> outputs/sub [x]/ü +%.txt.json (5 bytes)",
     ]
-    sent = boto3.client("s3").head_object(Bucket="bucket", Key="inputs/a.csv")
+    sent = boto3.client("s3").head_object(Bucket=pipeline.bucket_name, Key="inputs/a.csv")
     assert sent["ContentType"] == "text/csv"
 
 
@@ -219,26 +141,26 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     lines = said.getvalue().splitlines()
     assert lines == [
         "good.csv -> outputs/good.csv.json (2 bytes, 0 rows)",
-        "bad.csv -> dead (RuntimeError: as the test wants it)",
+        "bad.csv -> xFarmDeadLetterSqs (RuntimeError: as the test wants it)",
     ]
 
     dead_letters.show(pipeline, console, as_json=True)
     letters = json.loads(capsys.readouterr().out)
     assert [(letter["bucket"], letter["key"], letter["error"]) for letter in letters] == [
-        ("bucket", "inputs/bad.csv", "RuntimeError: as the test wants it")
+        (pipeline.bucket_name, "inputs/bad.csv", "RuntimeError: as the test wants it")
     ]
     assert letters[0]["receives"] > RECEIVES
     dead_letters.show(pipeline, console, as_json=False)
-    assert "s3://bucket/inputs/bad.csv\n" in said.getvalue()
+    assert f"s3://{pipeline.bucket_name}/inputs/bad.csv\n" in said.getvalue()
 
     state = status.health(pipeline)
     assert state.dead_letter_queue == Counts(waiting=1, in_flight=0)
     assert state.event_source_mapping == "Enabled"
     assert state.failed_attempts == RECEIVES
 
-    boto3.client("lambda").update_function_code(FunctionName="function", ZipFile=lambda_zip(refusing=False))
+    boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
     redrive(pipeline, console)
-    assert said.getvalue().endswith("1 moved from dead back to main.\n")
+    assert said.getvalue().endswith("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.\n")
     [upload] = [each for each in uploads_there(pipeline) if each.name == "bad.csv"]
     [arrival] = send.follow(pipeline, [upload], 60)
     assert arrival.document is not None
@@ -327,8 +249,8 @@ def test_without_waiting_files_are_uploaded_only(
 ) -> None:
     send.send(quiet, [rows], console, timeout=0)
     key = f"{quiet.input_prefix}rows.csv"
-    assert said.getvalue() == f"rows.csv -> s3://bucket/{key}\n"
-    assert boto3.client("s3").get_object(Bucket="bucket", Key=key)["Body"].read() == rows.read_bytes()
+    assert said.getvalue() == f"rows.csv -> s3://{quiet.bucket_name}/{key}\n"
+    assert boto3.client("s3").get_object(Bucket=quiet.bucket_name, Key=key)["Body"].read() == rows.read_bytes()
 
 
 def test_an_interrupted_upload_ends_at_once_and_leaves_no_part(
@@ -349,8 +271,8 @@ def test_an_interrupted_upload_ends_at_once_and_leaves_no_part(
     with pytest.raises(KeyboardInterrupt):
         send.upload(quiet, {"large": large}, console)
     s3 = boto3.client("s3")
-    assert "Contents" not in s3.list_objects_v2(Bucket="bucket", Prefix=quiet.input_prefix)
-    assert "Uploads" not in s3.list_multipart_uploads(Bucket="bucket", Prefix=quiet.input_prefix)
+    assert "Contents" not in s3.list_objects_v2(Bucket=quiet.bucket_name, Prefix=quiet.input_prefix)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=quiet.bucket_name, Prefix=quiet.input_prefix)
 
 
 def test_a_file_that_cannot_be_read_is_named(quiet: Pipeline, tmp_path: Path, console: Console) -> None:
