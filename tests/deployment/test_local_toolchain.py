@@ -55,8 +55,8 @@ class Project:
         }
 
     def client(self, service: str) -> Any:  # noqa: ANN401 - whatever the service's client is
-        return boto3.client(
-            service,  # pyrefly: ignore[no-matching-overload]
+        return boto3.client(  # pyrefly: ignore[no-matching-overload]
+            service,
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],
             region_name=REGION,
             aws_access_key_id="test",

@@ -27,8 +27,8 @@ def emulator(tmp_path: Path) -> Iterator[Emulator]:
 
 
 def client(emulator: Emulator, service: str) -> Any:  # noqa: ANN401 - whatever the service's client is
-    return boto3.client(
-        service,  # pyrefly: ignore[no-matching-overload]
+    return boto3.client(  # pyrefly: ignore[no-matching-overload]
+        service,
         endpoint_url=emulator.endpoint,
         region_name=REGION,
         aws_access_key_id="test",

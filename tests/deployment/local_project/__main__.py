@@ -16,6 +16,22 @@ def allow(service: str, action: str, resource: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
+def encrypted_only(arn: str) -> str:
+    """A bucket policy, as the provider's own data source writes it."""
+    statement = aws.iam.GetPolicyDocumentStatementArgs(
+        effect="Deny",
+        actions=["s3:*"],
+        resources=[arn, f"{arn}/*"],
+        principals=[aws.iam.GetPolicyDocumentStatementPrincipalArgs(type="*", identifiers=["*"])],
+        conditions=[
+            aws.iam.GetPolicyDocumentStatementConditionArgs(
+                test="Bool", variable="aws:SecureTransport", values=["false"]
+            )
+        ],
+    )
+    return aws.iam.get_policy_document(statements=[statement]).json
+
+
 bucket = aws.s3.Bucket("Bucket", force_destroy=True, tags={"kind": "test"})
 block = aws.s3.BucketPublicAccessBlock("block", bucket=bucket.id, block_public_acls=True, block_public_policy=True)
 aws.s3.BucketServerSideEncryptionConfiguration(
@@ -26,21 +42,7 @@ aws.s3.BucketServerSideEncryptionConfiguration(
 aws.s3.BucketPolicy(
     "bucketPolicy",
     bucket=bucket.id,
-    policy=aws.iam.get_policy_document_output(
-        statements=[
-            aws.iam.GetPolicyDocumentStatementArgs(
-                effect="Deny",
-                actions=["s3:*"],
-                resources=[bucket.arn, pulumi.Output.concat(bucket.arn, "/*")],
-                principals=[aws.iam.GetPolicyDocumentStatementPrincipalArgs(type="*", identifiers=["*"])],
-                conditions=[
-                    aws.iam.GetPolicyDocumentStatementConditionArgs(
-                        test="Bool", variable="aws:SecureTransport", values=["false"]
-                    )
-                ],
-            )
-        ]
-    ).json,
+    policy=bucket.arn.apply(encrypted_only),
     opts=pulumi.ResourceOptions(depends_on=[block]),
 )
 
