@@ -15,6 +15,9 @@ from operations.pipeline import Counts, Pipeline, counts
 from tests.waiting import eventually
 
 THREADS = 8
+RETRY_S = 5
+"""Longer than a batch takes on a busy machine, and short enough to wait for as often as a message is received."""
+
 EMPTY = Counts(waiting=0, in_flight=0)
 
 
@@ -72,6 +75,12 @@ class Driver:
     def assert_idle(self) -> None:
         """Wait until nothing is in the main queue, be it waiting or being processed."""
         eventually(lambda: counts(self.pipeline.main_queue_url) == EMPTY)
+
+    def hasten_retries(self) -> None:
+        """Have what is not processed come back soon, where the test is of that."""
+        boto3.client("sqs").set_queue_attributes(
+            QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(RETRY_S)}
+        )
 
     def feed(self, *, enabled: bool) -> None:
         """Switch on or off what gives the messages to the function, and wait for it."""

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 RANDOM = random.Random(0)  # noqa: S311  the same files each time
 SIZES = (0, 1, 100, 10_000, 300_000)
-"""From nothing to more than the function reads at a time."""
+"""Of what follows the first line: from nothing to more than the function reads at a time, when written as hex."""
 
 
 def files(number: int) -> dict[str, bytes]:
@@ -46,6 +46,7 @@ def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) ->
 
 @pytest.mark.parametrize("fault", ["reading is denied", "the function crashes"])
 def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
+    driver.hasten_retries()
     contents = files(50)
     function, name = boto3.client("lambda"), driver.pipeline.function_name
     if fault == "reading is denied":
@@ -66,6 +67,7 @@ def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
 def test_what_fails_for_good_waits_in_the_dead_letter_queue_and_can_be_put_back(
     driver: Driver, console: Console
 ) -> None:
+    driver.hasten_retries()
     contents = files(90) | {f"refused-{number}.csv": f"x\n{number}\n".encode() for number in range(10)}
     refused = {name for name in contents if name.startswith("refused")}
     driver.deny_reading("refused-*")
@@ -93,6 +95,7 @@ def test_files_that_come_while_nothing_is_fed_to_the_function(driver: Driver) ->
 
 
 def test_the_emulator_is_stopped_with_files_on_their_way(driver: Driver) -> None:
+    driver.hasten_retries()
     contents = files(400)
     driver.feed(enabled=False)
     driver.upload(contents)
@@ -107,6 +110,7 @@ def test_the_emulator_is_stopped_with_files_on_their_way(driver: Driver) -> None
 
 
 def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) -> None:
+    driver.hasten_retries()
     contents = {f"neighbour-{number}.csv": f"a\n{number}\n".encode() for number in range(20)}
     contents |= {"empty.csv": b"", "beside-an-unknown-event.csv": b"a\n"}
     driver.feed(enabled=False)
