@@ -97,14 +97,14 @@ def _forward(bridge: _Bridge, request: bytes, context: grpc.ServicerContext, cal
         if call:
             details = call.text(details)
             metadata = tuple(
-                (key, _rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS else value)
+                (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS else value)
                 for key, value in metadata
             )
         context.set_trailing_metadata(metadata)
         context.abort(error.code(), details)
 
 
-def _rename_details(status: bytes, call: Call) -> bytes:
+def rename_details(status: bytes, call: Call) -> bytes:
     """Rename in the error's details, where the engine finds the properties of a resource that was only half made."""
     message = status_pb2.Status.FromString(status)
     message.message = call.text(message.message)

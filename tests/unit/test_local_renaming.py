@@ -8,11 +8,13 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
+from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from pulumi.runtime.proto import provider_pb2
 
 from local.toolchain import aws_types
+from local.toolchain.proxy import rename_details
 from local.toolchain.renaming import Call
 from shared.errors import UserError
 
@@ -115,6 +117,18 @@ def test_errors_speak_of_what_the_program_wrote() -> None:
     asking = call("Create", provider_pb2.CreateRequest(urn=urn(FUNCTION)))
     text = f"{aws_types.bridge_urn(urn(FUNCTION))}: missing required property 'functionName'"
     assert asking.text(text) == f"{urn(FUNCTION)}: missing required property 'name'"
+
+
+def test_a_half_made_resource_reaches_the_engine_under_its_own_names() -> None:
+    asking = call("Create", provider_pb2.CreateRequest(urn=urn(FUNCTION)))
+    failed = provider_pb2.ErrorResourceInitFailed(id="id", properties=struct({"functionName": "f"}), reasons=["late"])
+    status = status_pb2.Status(code=2, message="missing 'functionName'")
+    status.details.add().Pack(failed)
+    renamed = status_pb2.Status.FromString(rename_details(status.SerializeToString(), asking))
+    assert renamed.message == "missing 'name'"
+    assert renamed.details[0].Unpack(failed)
+    assert plain(failed.properties) == {"name": "f", "region": REGION}
+    assert (failed.id, list(failed.reasons)) == ("id", ["late"])
 
 
 def test_a_resource_without_a_name_gets_one_and_keeps_it() -> None:
