@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _operate(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted before anything was begun.", file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +67,7 @@ def _operate(options: argparse.Namespace) -> int:
     reports: dict[str, Report] = {}
 
     with Display(console, operation) as display:
-        engine = Engine(options.stack, display.event)
+        engine = Engine(options.stack, display.event, display.say)
         _refuse_gaps(engine, operation, everything, chosen)
         _confirm(options, console)
         interrupted = _stop_at_a_safe_point(console)
@@ -76,6 +78,8 @@ def _operate(options: argparse.Namespace) -> int:
                 return False
             display.start(project)
             reports[project] = engine.run(project, operation, refresh=getattr(options, "refresh", False))
+            if interrupted and reports[project].outcome == "failed":
+                reports[project].outcome = "stopped"
             display.finish(reports[project])
             return reports[project].outcome != "failed"
 
@@ -94,7 +98,12 @@ def _operate(options: argparse.Namespace) -> int:
         for project in graph.walk(needs, run):
             reports[project] = Report(project, outcome="left out")
 
-    in_turn = [reports[project] for project in in_order]
+    return _show([reports[project] for project in in_order], options, console)
+
+
+def _show(in_turn: list[Report], options: argparse.Namespace, console: Console) -> int:
+    """Show what was done, and return the exit code that it comes to."""
+    operation: Operation = options.command
     if options.json:
         print(json.dumps([asdict(report) for report in in_turn], indent=2))
     else:

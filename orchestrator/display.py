@@ -8,12 +8,19 @@ from typing import Self
 from pulumi.automation import EngineEvent
 from pulumi.automation.events import StepEventMetadata
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from orchestrator.engine import CHANGES, Operation, Report
 
-SIGNS = {"create": "[green]+", "update": "[yellow]~", "replace": "[magenta]±", "delete": "[red]-"}
+SIGNS = {
+    "create": "[green]+",
+    "update": "[yellow]~",
+    "delete": "[red]-",
+    # The two halves of a replacement; its third step, "replace", does nothing.
+    "create-replacement": "[magenta]±",
+    "delete-replaced": "[red]-",
+}
 
 
 class Display:
@@ -23,8 +30,9 @@ class Display:
         self._console = console
         self._operation = operation
         self._progress = Progress(
-            SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[waiting]}"),
             console=console,
@@ -33,6 +41,8 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, dict[str, float]] = {}
+        self._known: dict[str, set[str]] = {}
+        self._done: dict[str, set[str]] = {}
         self._lock = Lock()
 
     def __enter__(self) -> Self:
@@ -45,13 +55,19 @@ class Display:
     def start(self, project: str) -> None:
         """Show that the engine begins with a stack."""
         self._begun[project] = {}
-        self._tasks[project] = self._progress.add_task(project, waiting="")
+        self._known[project] = set()
+        self._done[project] = set()
+        self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
 
     def finish(self, report: Report) -> None:
         """Show that the engine is done with a stack."""
         self._progress.remove_task(self._tasks.pop(report.project))
         if report.outcome == "failed":
-            self._console.print(f"[bold red]{report.project}[/] failed: {report.reason}.", highlight=False)
+            self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
+
+    def say(self, text: str) -> None:
+        """Show a line of our own among the engine's."""
+        self._console.print(_plain(text), highlight=False)
 
     def event(self, project: str, event: EngineEvent) -> None:
         """Show what the engine says."""
@@ -67,26 +83,37 @@ class Display:
                 self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
 
     def _resource_begins(self, project: str, step: StepEventMetadata) -> None:
-        if not _is_change(step):
+        if step.type.startswith("pulumi:"):
             return
-        if self._operation == "preview":
-            self._line(project, step)
-        else:
-            self._begun[project][step.urn] = monotonic()
-            self._show_waiting(project)
+        self._known[project].add(step.urn)
+        if step.op.value in SIGNS:
+            if self._operation == "preview":
+                self._line(project, step)
+            else:
+                self._begun[project][step.urn] = monotonic()
+        self._show_progress(project)
 
     def _resource_ends(self, project: str, step: StepEventMetadata) -> None:
+        if step.type.startswith("pulumi:"):
+            return
+        self._done[project].add(step.urn)
         begun = self._begun[project].pop(step.urn, None)
         if begun is not None:
             self._line(project, step, f"{monotonic() - begun:.1f} s")
-            self._show_waiting(project)
-        elif self._operation == "drift" and _is_change(step):
+        elif self._operation == "drift" and step.op.value in SIGNS:
             # Only in the end is it known whether a resource is still what it was.
             self._line(project, step)
+        self._show_progress(project)
 
-    def _show_waiting(self, project: str) -> None:
+    def _show_progress(self, project: str) -> None:
+        """Show how many are done of those known so far: a program names them by and by."""
         names = ", ".join(_name(urn) for urn in self._begun[project])
-        self._progress.update(self._tasks[project], waiting=f"waiting for {names}" if names else "")
+        self._progress.update(
+            self._tasks[project],
+            completed=len(self._done[project]),
+            total=len(self._known[project]),
+            waiting=f"waiting for {names}" if names else "",
+        )
 
     def _line(self, project: str, step: StepEventMetadata, note: str = "") -> None:
         if step.op.value == "update":
@@ -111,10 +138,6 @@ def summary(reports: Iterable[Report], operation: Operation) -> Table:
         counts = [str(report.changes.get(operation, 0)) for operation in (*CHANGES, "same")]
         table.add_row(report.project, outcome, *counts, f"{report.seconds:.1f}")
     return table
-
-
-def _is_change(step: StepEventMetadata) -> bool:
-    return step.op.value in CHANGES and not step.type.startswith("pulumi:")
 
 
 def _name(urn: str) -> str:

@@ -2,15 +2,17 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pulumi.automation import (
     CommandError,
     ConcurrentUpdateError,
+    Deployment,
     EngineEvent,
     LocalWorkspace,
     PulumiCommand,
@@ -18,6 +20,7 @@ from pulumi.automation import (
     StackNotFoundError,
 )
 
+from orchestrator import recovery
 from orchestrator.graph import STACKS, dependencies, order
 from shared.errors import UserError
 
@@ -34,7 +37,7 @@ class Report:
     """What an operation did to one stack."""
 
     project: str
-    outcome: Literal["done", "failed", "left out", "absent"] = "done"
+    outcome: Literal["done", "failed", "stopped", "left out", "absent"] = "done"
     reason: str = ""
     changes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -48,9 +51,10 @@ class Report:
 class Engine:
     """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on."""
 
-    def __init__(self, stack: str, on_event: OnEvent) -> None:
+    def __init__(self, stack: str, on_event: OnEvent, say: Callable[[str], None]) -> None:
         self._stack = stack
         self._on_event = on_event
+        self._say = say
         self._command = PulumiCommand()
 
     def open(self, project: str, *, create: bool) -> Stack | None:
@@ -61,23 +65,32 @@ class Engine:
         """
         workspace = LocalWorkspace(work_dir=str(STACKS / project), pulumi_command=self._command)
         try:
-            return Stack.select(self._stack, workspace)
-        except StackNotFoundError:
-            return Stack.create(self._stack, workspace) if create else None
+            try:
+                return Stack.select(self._stack, workspace)
+            except StackNotFoundError:
+                return Stack.create(self._stack, workspace) if create else None
         except CommandError as error:
             raise UserError(f"{project}: {explain(error)}.") from error
 
     def resources(self, project: str) -> int:
-        """Return how many resources of a project are deployed."""
+        """Return how many resources of a project are deployed.
+
+        Raises:
+            UserError: The stacks' state can't be reached.
+        """
         stack = self.open(project, create=False)
         if stack is None:
             return 0
-        deployment = stack.export_stack().deployment or {}
-        resources = deployment.get("resources", [])
+        try:
+            resources = _contents(stack.export_stack()).get("resources", [])
+        except CommandError as error:
+            raise UserError(f"{project}: {explain(error)}.") from error
         return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
         """Deploy, preview or destroy one stack, or look for drift in it.
+
+        A lock and unfinished creations that a killed update of this host left behind are dealt with first.
 
         Args:
             project: The name of the project, which is that of its folder.
@@ -86,12 +99,15 @@ class Engine:
         """
         report = Report(project)
         started = monotonic()
+        steps: dict[str, set[str]] = {}
         shown = False
 
         def on_event(event: EngineEvent) -> None:
             nonlocal shown
-            if event.summary_event:
-                report.changes = {str(operation): n for operation, n in event.summary_event.resource_changes.items()}
+            if event.res_outputs_event:
+                step = event.res_outputs_event.metadata
+                if not step.type.startswith("pulumi:"):
+                    steps.setdefault(step.urn, set()).add(step.op.value)
             if event.diagnostic_event and event.diagnostic_event.severity == "error":
                 shown = True
             self._on_event(project, event)
@@ -100,19 +116,76 @@ class Engine:
             stack = self.open(project, create=operation in {"deploy", "preview"})
             if stack is None:
                 report.outcome = "absent"
-            elif operation == "deploy":
-                stack.up(on_event=on_event, refresh=refresh)
-            elif operation == "preview":
-                stack.preview(on_event=on_event, refresh=refresh)
-            elif operation == "destroy":
-                stack.destroy(on_event=on_event, refresh=refresh)
             else:
-                stack.preview_refresh(on_event=on_event)
+                self._unlocking(project, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
         except CommandError as error:
             report.outcome = "failed"
             report.reason = "see the errors above" if shown else explain(error)
+        except UserError as error:
+            report.outcome = "failed"
+            report.reason = str(error)
+        report.changes = tally(steps)
         report.seconds = monotonic() - started
         return report
+
+    def _act(
+        self,
+        project: str,
+        stack: Stack,
+        operation: Operation,
+        on_event: Callable[[EngineEvent], None],
+        *,
+        refresh: bool,
+    ) -> None:
+        if operation == "preview":
+            stack.preview(on_event=on_event, refresh=refresh)
+        elif operation == "drift":
+            stack.preview_refresh(on_event=on_event)
+        else:
+            refresh = self._take_up(project, stack) or refresh
+            (stack.up if operation == "deploy" else stack.destroy)(on_event=on_event, refresh=refresh)
+
+    def _unlocking(self, project: str, action: Callable[[], None]) -> None:
+        """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""
+        try:
+            action()
+        except ConcurrentUpdateError as error:
+            if not (dead := recovery.release(str(error))):
+                raise
+            self._say(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
+            action()
+
+    def _take_up(self, project: str, stack: Stack) -> bool:
+        """Find out what became of the operations that an update of the stack had begun when it was cut off.
+
+        Returns:
+            Whether there were any, so that only a refresh makes the state true.
+        """
+        if not _contents(stack.export_stack()).get("pending_operations"):
+            return False
+        # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
+        stack.refresh()
+        state = stack.export_stack()
+        names = ", ".join(recovery.settle(_contents(state)))
+        self._say(f"{project}: the last update was cut off. Looking for what it did{names and ' to '}{names}.")
+        stack.import_stack(state)
+        return True
+
+
+def _contents(state: Deployment) -> dict[str, Any]:
+    return cast("dict[str, Any]", state.deployment or {})
+
+
+def tally(steps: Mapping[str, set[str]]) -> dict[str, int]:
+    """Return how many resources were, by what the engine did to each, created, updated and so on.
+
+    Args:
+        steps: The engine's operations on each resource, by its URN; a replacement takes three.
+    """
+    kinds = ("replace", "create", "update", "delete", "same")
+    of_a_replacement = {"create-replacement": "replace", "delete-replaced": "delete"}
+    done = ({of_a_replacement.get(step, step) for step in resource} for resource in steps.values())
+    return dict(Counter(next((kind for kind in kinds if kind in one), "") for one in done if one.intersection(kinds)))
 
 
 def exports(stack: str) -> dict[str, dict[str, Any] | None]:
@@ -141,8 +214,8 @@ def explain(error: CommandError) -> str:
     """Return in a sentence why Pulumi failed."""
     text = str(error)
     if isinstance(error, ConcurrentUpdateError):
-        lock = re.search(r"created by (?P<who>.+) \(pid (?P<pid>\d+)\) at (?P<when>\S+)", text)
-        holder = f" by {lock['who']} (process {lock['pid']}) since {lock['when']}" if lock else ""
+        lock = recovery.LOCK.search(text)
+        holder = f" by {lock['user']}@{lock['host']} (process {lock['pid']}) since {lock['when']}" if lock else ""
         return (
             f"the stack is locked{holder}, and nothing was changed: wait for that update to end, "
             "or, where it no longer runs, release the lock with 'pulumi cancel'"

@@ -1,0 +1,197 @@
+"""What is shown of an operation, and counted, on events as the engine was recorded to send them."""
+
+import io
+from collections.abc import Iterable
+
+import pytest
+from pulumi.automation import CommandError, EngineEvent
+from pulumi.automation._cmd import CommandResult
+from pulumi.automation.errors import create_command_error
+from rich.console import Console
+
+from orchestrator.display import Display, summary
+from orchestrator.engine import Operation, Report, explain, tally
+
+PRE, OUTPUTS = "resourcePreEvent", "resOutputsEvent"
+TYPES = {
+    "beta-local": "pulumi:pulumi:Stack",
+    "default": "pulumi:providers:aws",
+    "organization/alpha/local": "pulumi:pulumi:StackReference",
+    "topic": "aws:sns/topic:Topic",
+    "role": "aws:iam/role:Role",
+    "policy": "aws:iam/rolePolicy:RolePolicy",
+    "function": "aws:lambda/function:Function",
+}
+
+Recorded = Iterable[tuple[str, str, str]]
+
+REPLACEMENT: Recorded = [
+    (PRE, "same", "beta-local"),
+    (PRE, "same", "default"),
+    (OUTPUTS, "same", "default"),
+    (PRE, "read", "organization/alpha/local"),
+    (OUTPUTS, "read", "organization/alpha/local"),
+    (PRE, "same", "topic"),
+    (OUTPUTS, "same", "topic"),
+    (PRE, "create-replacement", "role"),
+    (OUTPUTS, "create-replacement", "role"),
+    (PRE, "replace", "role"),
+    (OUTPUTS, "replace", "role"),
+    (PRE, "create", "policy"),
+    (PRE, "update", "function"),
+    (OUTPUTS, "create", "policy"),
+    (OUTPUTS, "update", "function"),
+    (PRE, "delete-replaced", "role"),
+    (OUTPUTS, "delete-replaced", "role"),
+    (OUTPUTS, "same", "beta-local"),
+]
+DRIFT: Recorded = [
+    (PRE, "refresh", "beta-local"),
+    (OUTPUTS, "same", "beta-local"),
+    (PRE, "refresh", "topic"),
+    (PRE, "refresh", "role"),
+    (PRE, "refresh", "function"),
+    (OUTPUTS, "delete", "topic"),
+    (OUTPUTS, "same", "role"),
+    (OUTPUTS, "update", "function"),
+]
+
+
+def event(kind: str, operation: str, name: str) -> EngineEvent:
+    """An event of the kind, as it is made of what the engine sends."""
+    diffs = ["timeout"] if operation == "update" else None
+    urn = f"urn:pulumi:local::beta::{TYPES[name]}::{name}"
+    metadata = {"op": operation, "type": TYPES[name], "urn": urn, "provider": "", "diffs": diffs}
+    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, kind: {"metadata": metadata}})
+
+
+def diagnostic(severity: str, message: str) -> EngineEvent:
+    said = {"severity": severity, "message": message, "color": "never", "urn": "urn:pulumi:local::beta::t::role"}
+    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": said})
+
+
+def shown(
+    operation: Operation, events: Iterable[EngineEvent], report: Report | None = None, *, terminal: bool = False
+) -> str:
+    """Return what a display writes on events of one stack."""
+    text = io.StringIO()
+    with Display(Console(file=text, soft_wrap=True, width=200, force_terminal=terminal), operation) as display:
+        display.start("beta")
+        for one in events:
+            display.event("beta", one)
+        if terminal:
+            display._progress.refresh()  # noqa: SLF001  the terminal's picture is drawn ten times a second only
+        display.finish(report or Report("beta"))
+    return text.getvalue()
+
+
+def lines(operation: Operation, recorded: Recorded) -> list[list[str]]:
+    return [line.split() for line in shown(operation, (event(*one) for one in recorded)).splitlines()]
+
+
+def test_where_there_is_no_terminal_each_change_is_a_line_once_it_is_done() -> None:
+    told = lines("deploy", REPLACEMENT)
+    assert [line[:3] for line in told] == [
+        ["±", "beta", "role"],
+        ["+", "beta", "policy"],
+        ["~", "beta", "function"],
+        ["-", "beta", "role"],
+    ]
+    assert told[2][4] == "[timeout]"
+    assert all(line[-1] == "s" for line in told)
+
+
+def test_a_preview_tells_what_would_be_done_before_anything_is() -> None:
+    begun = [one for one in REPLACEMENT if one[0] == PRE]
+    assert [line[:3] for line in lines("preview", begun)][:3] == [
+        ["±", "beta", "role"],
+        ["+", "beta", "policy"],
+        ["~", "beta", "function"],
+    ]
+    assert lines("preview", begun) == lines("preview", REPLACEMENT)
+
+
+def test_drift_tells_what_is_no_longer_as_it_was() -> None:
+    assert [line[:3] for line in lines("drift", DRIFT)] == [["-", "beta", "topic"], ["~", "beta", "function"]]
+
+
+def test_a_terminal_shows_how_many_are_done_of_those_known_and_what_is_waited_for() -> None:
+    begun = list(REPLACEMENT)[:13]
+    picture = shown("deploy", (event(*one) for one in begun), terminal=True)
+    assert "2/4" in picture
+    assert "waiting for policy, function" in picture
+
+
+def test_the_engine_s_own_words_are_shown_and_none_of_them_is_taken_for_markup() -> None:
+    said = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "chatter")])
+    assert said.split() == ["beta", "role", "creating", "[/red]", "failed"]
+
+
+def test_a_failed_stack_is_told_with_its_reason() -> None:
+    assert "beta failed: the [/] lock." in shown("deploy", [], Report("beta", "failed", "the [/] lock"))
+
+
+def counted(recorded: Recorded) -> dict[str, int]:
+    steps: dict[str, set[str]] = {}
+    for kind, operation, name in recorded:
+        if kind == OUTPUTS and not TYPES[name].startswith("pulumi:"):
+            steps.setdefault(name, set()).add(operation)
+    return tally(steps)
+
+
+def test_a_replacement_is_counted_once() -> None:
+    assert counted(REPLACEMENT) == {"replace": 1, "create": 1, "update": 1, "same": 1}
+
+
+def test_drift_is_counted_by_what_was_found() -> None:
+    assert counted(DRIFT) == {"delete": 1, "same": 1, "update": 1}
+
+
+def test_what_is_left_of_a_replacement_is_counted_as_deleted() -> None:
+    assert tally({"role": {"same", "delete-replaced"}, "topic": {"refresh"}}) == {"delete": 1}
+
+
+def table(operation: Operation, *reports: Report) -> str:
+    text = io.StringIO()
+    Console(file=text, width=200).print(summary(reports, operation))
+    return text.getvalue()
+
+
+def test_the_summary_is_a_row_for_each_stack() -> None:
+    done = Report("beta", changes={"create": 1, "replace": 2, "delete": 3, "update": 4, "same": 5}, seconds=61.25)
+    rows = table("deploy", done, Report("gamma", "failed"), Report("delta", "left out"), Report("alpha"))
+    header, *told = (line.split() for line in rows.splitlines())
+    assert header == ["stack", "outcome", "created", "updated", "replaced", "deleted", "unchanged", "seconds"]
+    assert told[0] == ["beta", "done", "1", "4", "2", "3", "5", "61.2"]
+    assert told[1] == ["gamma", "failed", "0", "0", "0", "0", "0", "0.0"]
+    assert told[2][:3] == ["delta", "left", "out"]
+    assert told[3][:3] == ["alpha", "no", "change"]
+
+
+def test_a_preview_s_summary_speaks_of_what_would_be() -> None:
+    assert " ".join(table("preview").split()) == "stack outcome create update replace delete unchanged seconds"
+
+
+def failure(stderr: str) -> CommandError:
+    return create_command_error(CommandResult(stdout="", stderr=stderr, code=255))
+
+
+LOCKED = (
+    "error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete the "
+    "lock file with `pulumi cancel`.\n  file:///s/l.json: created by anna@host (pid 7) at 2026-11-24T12:00Z"
+)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "wanted"),
+    [
+        (LOCKED, "the stack is locked by anna@host (process 7) since 2026-11-24T12:00Z, and nothing was changed"),
+        ("error: [409] Conflict: Another update is currently in progress.", "the stack is locked, and nothing was"),
+        ("error: could not read current project\nerror: no Pulumi.yaml", "could not read current project no Pulumi"),
+        ("panic: what is this", "panic: what is this"),
+    ],
+)
+def test_what_pulumi_says_becomes_a_sentence(stderr: str, wanted: str) -> None:
+    said = explain(failure(stderr))
+    assert wanted in said
+    assert ("pulumi cancel" in said) is ("locked" in stderr or "409" in stderr)

@@ -1,0 +1,102 @@
+"""The order of the stacks, what a part of them is, and what goes on where one fails."""
+
+import threading
+from graphlib import CycleError
+
+import pytest
+
+from orchestrator import graph
+
+DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"], "alone": []}
+
+
+def test_each_comes_after_those_it_needs() -> None:
+    order = graph.order(DIAMOND)
+    assert sorted(order) == sorted(DIAMOND)
+    for project, needs in DIAMOND.items():
+        assert all(order.index(other) < order.index(project) for other in needs)
+
+
+def test_a_cycle_has_no_order() -> None:
+    with pytest.raises(CycleError):
+        graph.order({"hen": ["egg"], "egg": ["hen"]})
+
+
+def test_the_real_stacks_are_what_their_folders_say() -> None:
+    declared = graph.dependencies()
+    assert set(declared) == {path.parent.name for path in graph.STACKS.glob("*/Pulumi.yaml")}
+    assert graph.order(declared) == ["storage", "messaging", "compute"]
+
+
+def test_dependents_are_the_arrows_turned_round() -> None:
+    assert graph.dependents(DIAMOND) == {
+        "top": ["left", "right"],
+        "left": ["bottom"],
+        "right": ["bottom"],
+        "bottom": [],
+        "alone": [],
+    }
+    assert graph.dependents(graph.dependents(DIAMOND)) == DIAMOND
+
+
+def test_a_part_needs_nothing_outside_of_it() -> None:
+    assert graph.part(DIAMOND, ["left", "bottom"]) == {"left": [], "bottom": ["left"]}
+
+
+@pytest.mark.parametrize(
+    ("project", "wanted"),
+    [("top", {"top", "left", "right", "bottom"}), ("left", {"left", "bottom"}), ("alone", {"alone"})],
+)
+def test_with_a_project_goes_all_that_needs_it(project: str, wanted: set[str]) -> None:
+    assert graph.with_dependents(DIAMOND, project) == wanted
+
+
+def test_a_walk_goes_everywhere_in_order() -> None:
+    seen: list[str] = []
+
+    def action(project: str) -> bool:
+        seen.append(project)
+        return True
+
+    assert graph.walk(DIAMOND, action) == set()
+    assert sorted(seen) == sorted(DIAMOND)
+    assert seen.index("top") < min(seen.index("left"), seen.index("right"))
+    assert seen[-1] == "bottom" or seen[-2:] == ["bottom", "alone"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "left_out"),
+    [("top", {"left", "right", "bottom"}), ("left", {"bottom"}), ("alone", set()), ("bottom", set())],
+)
+def test_what_needs_a_failed_one_is_left_out_and_nothing_else(failing: str, left_out: set[str]) -> None:
+    seen: list[str] = []
+
+    def action(project: str) -> bool:
+        seen.append(project)
+        return project != failing
+
+    assert graph.walk(DIAMOND, action) == left_out
+    assert set(seen) == set(DIAMOND) - left_out
+
+
+def test_what_does_not_need_each_other_goes_side_by_side() -> None:
+    together = threading.Barrier(2)
+
+    def action(project: str) -> bool:
+        if project in {"left", "right"}:
+            together.wait(timeout=10)
+        return True
+
+    assert graph.walk(DIAMOND, action) == set()
+
+
+def test_an_error_in_an_action_is_not_lost() -> None:
+    def action(project: str) -> bool:
+        raise RuntimeError(project)
+
+    with pytest.raises(RuntimeError, match="top"):
+        graph.walk({"top": []}, action)
+
+
+def test_a_walk_of_nothing_ends() -> None:
+    assert graph.walk({}, lambda _: True) == set()

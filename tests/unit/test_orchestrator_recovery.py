@@ -1,0 +1,204 @@
+"""Which locks are released, and what becomes of operations that were cut off."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from local.emulator import REGION, Emulator
+from orchestrator import recovery
+from tests.checkout import free_port
+
+HOST = socket.gethostname()
+
+
+def dead() -> int:
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def conflict(*locks: tuple[str, str, int]) -> str:
+    """What Pulumi says of locks, each given by its URL, its host and its process."""
+    told = "".join(f"\n  {url}: created by anna@{host} (pid {pid}) at 2026-11-24T12:00:00Z" for url, host, pid in locks)
+    return f"code: 255\nstderr: error: the stack is currently locked by {len(locks)} lock(s). Either wait{told}\n"
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    file = tmp_path / "a folder" / "lock.json"
+    file.parent.mkdir()
+    file.write_text("{}", encoding="utf-8")
+    return file
+
+
+def test_the_lock_of_a_dead_process_of_this_host_is_released(lock: Path) -> None:
+    pid = dead()
+    assert recovery.release(conflict((lock.as_uri(), HOST, pid))) == [str(pid)]
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("owner", [(HOST, os.getpid()), (HOST, 1), ("elsewhere", dead())])
+def test_no_lock_is_released_whose_owner_may_live(lock: Path, owner: tuple[str, int]) -> None:
+    assert recovery.release(conflict((lock.as_uri(), *owner))) == []
+    assert lock.exists()
+
+
+def test_a_dead_process_s_lock_stays_beside_a_living_one_s(lock: Path) -> None:
+    text = conflict((lock.as_uri(), HOST, dead()), ("file:///elsewhere/lock.json", HOST, os.getpid()))
+    assert recovery.release(text) == []
+    assert lock.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux keeps such processes")
+def test_a_process_that_nobody_has_buried_is_dead(lock: Path) -> None:
+    process = subprocess.Popen(["true"])
+    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]:
+        time.sleep(0.01)
+    assert recovery.release(conflict((lock.as_uri(), HOST, process.pid))) == [str(process.pid)]
+    process.wait()
+
+
+@pytest.mark.parametrize("text", ["", "error: [409] Conflict: Another update is currently in progress."])
+def test_a_conflict_without_a_lock_releases_nothing(text: str) -> None:
+    assert recovery.release(text) == []
+
+
+def test_a_lock_in_a_place_that_is_not_known_stays() -> None:
+    assert recovery.release(conflict(("gs://bucket/.pulumi/locks/lock.json", HOST, dead()))) == []
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
+    emulator.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        yield patch
+    emulator.stop()
+
+
+@pytest.mark.usefixtures("account")
+def test_the_lock_in_a_bucket_is_released() -> None:
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
+    for key in ("locks/of the dead.json", "locks/other.json"):
+        s3.put_object(Bucket="state", Key=key)
+    pid = dead()
+    url = "s3://state/locks/of%20the%20dead.json?region=eu-west-1"
+    assert recovery.release(conflict((url, HOST, pid))) == [str(pid)]
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket="state")["Contents"]] == ["locks/other.json"]
+
+
+def urn(kind: str, name: str) -> str:
+    return f"urn:pulumi:local::alpha::{kind}::{name}"
+
+
+def state(kind: str, name: str, /, **inputs: str) -> dict[str, Any]:
+    return {"urn": urn(kind, name), "custom": True, "type": kind, "inputs": inputs}
+
+
+def settled(*pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]]) -> dict[str, Any]:
+    deployment = {
+        "resources": resources,
+        "pending_operations": [{"type": operation, "resource": resource} for operation, resource in pending],
+    }
+    recovery.settle(deployment)
+    assert "pending_operations" not in deployment
+    return deployment
+
+
+ROLE = "aws:iam/role:Role"
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "identity"),
+    [
+        (ROLE, {"name": "role"}, "role"),
+        ("aws:iam/rolePolicy:RolePolicy", {"role": "role", "name": "policy-1234567"}, "role:policy-1234567"),
+        ("aws:cloudwatch/logGroup:LogGroup", {"name": "/group"}, "/group"),
+        ("aws:cloudwatch/metricAlarm:MetricAlarm", {"name": "alarm-1234567"}, "alarm-1234567"),
+        ("aws:lambda/function:Function", {"name": "function"}, "function"),
+    ],
+)
+def test_a_creation_becomes_a_resource_to_look_for(kind: str, inputs: dict[str, str], identity: str) -> None:
+    (found,) = settled(("creating", state(kind, "it", **inputs)), resources=[])["resources"]
+    assert found == state(kind, "it", **inputs) | {"id": identity, "outputs": {}}
+
+
+@pytest.mark.parametrize("operation", ["updating", "deleting"])
+def test_an_update_or_deletion_leaves_the_resource_as_it_was(operation: str) -> None:
+    role = state(ROLE, "it", name="role") | {"id": "role", "outputs": {"arn": "arn"}}
+    assert settled((operation, role), resources=[dict(role)])["resources"] == [role]
+
+
+def test_a_creation_that_can_be_repeated_is_forgotten() -> None:
+    assert settled(("creating", state("aws:sns/topic:Topic", "it", name="topic")), resources=[])["resources"] == []
+
+
+def test_a_replacement_stands_before_the_one_that_is_still_to_be_deleted() -> None:
+    old = state(ROLE, "it", name="old") | {"id": "old"}
+    later = state(ROLE, "later", name="later") | {"id": "later", "dependencies": [old["urn"]]}
+    resources = settled(("creating", state(ROLE, "it", name="new")), resources=[old, later])["resources"]
+    assert [(resource["id"], resource.get("delete", False)) for resource in resources] == [
+        ("new", False),
+        ("old", True),
+        ("later", False),
+    ]
+
+
+def test_a_replacement_takes_the_place_of_one_that_was_deleted_before_it() -> None:
+    old = state(ROLE, "it", name="same") | {"id": "same", "pendingReplacement": True}
+    later = state(ROLE, "later", name="later") | {"id": "later", "dependencies": [old["urn"]]}
+    resources = settled(("creating", state(ROLE, "it", name="same")), resources=[old, later])["resources"]
+    assert [(resource["id"], resource.get("pendingReplacement", False)) for resource in resources] == [
+        ("same", False),
+        ("later", False),
+    ]
+
+
+@pytest.mark.usefixtures("account")
+def test_a_bucket_is_taken_up_only_where_it_is_ours_and_empty() -> None:
+    creation = ("creating", state("aws:s3/bucket:Bucket", "it", bucket="made"))
+    assert settled(creation, resources=[])["resources"] == []
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="made", CreateBucketConfiguration={"LocationConstraint": REGION})
+    assert [resource["id"] for resource in settled(creation, resources=[])["resources"]] == ["made"]
+    s3.put_object(Bucket="made", Key="somebody's")
+    assert settled(creation, resources=[])["resources"] == []
+
+
+@pytest.mark.usefixtures("account")
+def test_a_queue_and_what_reads_it_are_found_by_what_they_were_to_be() -> None:
+    queue = ("creating", state("aws:sqs/queue:Queue", "it", name="made"))
+    assert settled(queue, resources=[])["resources"] == []
+    sqs = boto3.client("sqs")
+    url = sqs.create_queue(QueueName="made")["QueueUrl"]
+    assert [resource["id"] for resource in settled(queue, resources=[])["resources"]] == [url]
+
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    kind = "aws:lambda/eventSourceMapping:EventSourceMapping"
+    mapping = ("creating", state(kind, "it", eventSourceArn=arn, functionName="reader"))
+    assert settled(mapping, resources=[])["resources"] == []
+    lambdas = boto3.client("lambda")
+    lambdas.create_function(
+        FunctionName="reader",
+        Role="arn:aws:iam::000000000000:role/reader",
+        Runtime="python3.12",
+        Handler="a.b",
+        Code={"ZipFile": b"PK\x05\x06" + bytes(18)},  # an empty archive
+    )
+    made = lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName="reader")["UUID"]
+    assert [resource["id"] for resource in settled(mapping, resources=[])["resources"]] == [made]
