@@ -159,7 +159,7 @@ def test_the_bucket_for_the_state_is_made_once_and_closed(tmp_path: Path) -> Non
         for made in ("was made", "was there already"):
             done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=emulator.endpoint, **KEYS, **PLACE)
             assert done.returncode == 0, done.stderr
-            assert made in done.stdout
+            assert made in done.stderr
         s3 = boto3.client(
             "s3",
             endpoint_url=emulator.endpoint,
