@@ -64,12 +64,12 @@ def _operate(options: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, stderr=options.json)
     everything = graph.dependencies()
     chosen = _chosen(options, everything)
+    _confirm(options, console)
     reports: dict[str, Report] = {}
 
     with Display(console, operation) as display:
         engine = Engine(options.stack, display.event, display.say)
         _refuse_gaps(engine, operation, everything, chosen)
-        _confirm(options, console)
         interrupted = _stop_at_a_safe_point(console)
 
         def run(project: str) -> bool:
