@@ -27,6 +27,7 @@ class Program:
 
     resources: dict[str, Properties] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
+    dependencies: dict[str, list[str]] = field(default_factory=dict)
     references: list[str] = field(default_factory=list)
     outputs: Properties = field(default_factory=dict)
 
@@ -64,6 +65,12 @@ class _Monitor(mocks.MockMonitor):
     def __init__(self, program: Program, upstream: dict[str, Properties]) -> None:
         super().__init__(_Mocks(program, upstream))
         self._program = program
+
+    def RegisterResource(  # noqa: N802  gRPC's name
+        self, request: resource_pb2.RegisterResourceRequest
+    ) -> resource_pb2.RegisterResourceResponse:
+        self._program.dependencies[request.name] = sorted(urn.rpartition("::")[2] for urn in request.dependencies)
+        return super().RegisterResource(request)
 
     def RegisterResourceOutputs(  # noqa: N802  gRPC's name
         self, request: resource_pb2.RegisterResourceOutputsRequest

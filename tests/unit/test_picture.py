@@ -1,0 +1,32 @@
+"""The architecture picture is that of what the programs declare."""
+
+import re
+
+from docs import picture
+from tests.unit import stack_program
+from tests.unit.stack_program import Program
+
+
+def test_the_picture_in_the_repository_is_current() -> None:
+    committed = picture.PICTURE.read_text(encoding="utf-8")
+    assert committed == picture.draw(), "the stacks have changed: draw docs/architecture.svg anew with nox -s picture"
+
+
+def test_every_resource_of_every_stack_is_in_the_picture_by_its_name() -> None:
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.draw())
+    for project in ("storage", "messaging", "compute"):
+        for name in stack_program.run(project, upstream=stack_program.UPSTREAM).resources:
+            assert [text for text in texts if text.split(",")[0] == name]
+
+
+def test_what_follows_from_other_dependencies_is_left_out_and_what_is_alike_is_one_box() -> None:
+    policy = "aws:sqs/queuePolicy:QueuePolicy"
+    program = Program(
+        resources={"queue": {"name": "Q"}, "one": {}, "other": {}, "last": {}},
+        types={"queue": "aws:sqs/queue:Queue", "one": policy, "other": policy, "last": "aws:sns/topic:Topic"},
+        dependencies={"one": ["queue"], "other": ["queue"], "last": ["one", "other", "queue"]},
+    )
+    boxes, edges = picture.contents(program)
+    assert boxes["one"].lines == ("one", "other", "sqs.QueuePolicy")
+    assert boxes.keys() == {"queue", "one", "last"}
+    assert edges == {("queue", "one"), ("one", "last")}
