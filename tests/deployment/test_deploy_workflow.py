@@ -16,7 +16,7 @@ from local.emulator import REGION
 from local.environment import enter
 from orchestrator.graph import ROOT, dependencies
 from tests.checkout import Checkout
-from tests.deployment.test_local_pipeline import eventually
+from tests.waiting import eventually
 
 ROLE = "arn:aws:iam::000000000000:role/deployer"
 SECRETS = {
