@@ -89,6 +89,12 @@ def redrive(session: nox.Session) -> None:
 
 
 @nox.session
+def picture(session: nox.Session) -> None:
+    """Draw docs/architecture.svg anew, after a change of what the stacks declare."""
+    run(session, "docs.picture", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Check everything: format, lint, types, unit tests, then deployments on the embedded AWS."""
     run(session, "ruff", "format", "--check", ".")
