@@ -9,7 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from operations import dead_letters, status
-from operations.pipeline import deployed
+from operations.pipeline import deployed, explain
 from operations.redrive import redrive
 from operations.send import TIMEOUT_S, send
 from orchestrator import targets
@@ -25,11 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         _run(options, console)
     except UserError as error:
         return _complain(str(error))
-    except ClientError as error:
-        said = error.response.get("Error", {})
-        return _complain(f"AWS refused {error.operation_name}: {said.get('Message')} ({said.get('Code')}).")
-    except (BotoCoreError, Boto3Error) as error:
-        return _complain(f"{error}.")
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        return _complain(explain(error))
     except KeyboardInterrupt:
         print("interrupted: what was begun in AWS goes on there.", file=sys.stderr)
         return 130

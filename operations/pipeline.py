@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import boto3
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 
 from shared.errors import UserError
 
@@ -78,6 +80,14 @@ def counts(queue_url: str) -> Counts:
         waiting=int(attributes["ApproximateNumberOfMessages"]),
         in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
     )
+
+
+def explain(error: ClientError | BotoCoreError | Boto3Error) -> str:
+    """Return in a sentence what AWS refused, or why it was not reached."""
+    if isinstance(error, ClientError):
+        said = error.response.get("Error", {})
+        return f"AWS refused {error.operation_name}: {said.get('Message')} ({said.get('Code')})."
+    return f"{error}."
 
 
 def printable(text: str) -> str:

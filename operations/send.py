@@ -162,38 +162,51 @@ def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Ca
 
 
 def follow(pipeline: Pipeline, uploads: Iterable[Upload], timeout: float) -> Iterator[Arrival]:
-    """Yield where each upload ended, as soon as it is known, for no longer than ``timeout`` seconds.
+    """Yield where each upload ended, as soon as it is known, for no longer than ``timeout`` seconds."""
+    waiting = list(uploads)
+    lookout = Lookout(pipeline)
+    deadline = time.monotonic() + timeout
+    pause = FIRST_PAUSE_S
+    while True:
+        arrivals = lookout.look(waiting)
+        waiting = _without(waiting, arrivals)
+        yield from arrivals
+        left = deadline - time.monotonic()
+        if not waiting or left <= 0:
+            return
+        pause = FIRST_PAUSE_S if arrivals else min(2 * pause, LONGEST_PAUSE_S)
+        time.sleep(min(pause, left))
+
+
+class Lookout:
+    """Looks, as often as it is asked, which uploads have ended.
 
     A result is that of the upload if it tells of the same ETag and version, and is not the one that was there before;
     a dead letter is if it was written for the same ETag and version, and not before the upload. The dead-letter queue
     is looked into (see `operations.dead_letters.peek`) only where the number of its messages, which can be had without
     touching them, is not that of the last look.
     """
-    s3 = _s3()
-    waiting = list(uploads)
-    deadline = time.monotonic() + timeout
-    pause = FIRST_PAUSE_S
-    seen = 0
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        while True:
-            documents = pool.map(partial(_result, s3, pipeline), waiting)
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._s3 = _s3()
+        self._seen = 0
+
+    def look(self, waiting: list[Upload]) -> list[Arrival]:
+        """Return those of the uploads ``waiting`` that have ended, and where."""
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            documents = pool.map(partial(_result, self._s3, self._pipeline), waiting)
             arrivals = [
                 Arrival(upload=upload, document=document)
                 for upload, document in zip(waiting, documents, strict=True)
                 if document is not None
             ]
-            waiting = _without(waiting, arrivals)
-            if waiting and counts(pipeline.dead_letter_queue_url).waiting != seen:
-                letters = peek(pipeline)
-                seen = len(letters)
-                arrivals += _dead(pipeline, waiting, letters)
-                waiting = _without(waiting, arrivals)
-            yield from arrivals
-            left = deadline - time.monotonic()
-            if not waiting or left <= 0:
-                return
-            pause = FIRST_PAUSE_S if arrivals else min(2 * pause, LONGEST_PAUSE_S)
-            time.sleep(min(pause, left))
+        waiting = _without(waiting, arrivals)
+        if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
+            letters = peek(self._pipeline)
+            self._seen = len(letters)
+            arrivals += _dead(self._pipeline, waiting, letters)
+        return arrivals
 
 
 def _without(uploads: list[Upload], arrivals: list[Arrival]) -> list[Upload]:
