@@ -96,8 +96,12 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Check everything: format, lint, types, unit tests, then deployments on the embedded AWS."""
+    """Check everything: format, lint, types, unit tests, then deployments on the embedded AWS: [PYTEST ARGUMENTS]."""
     run(session, "ruff", "format", "--check", ".")
     run(session, "ruff", "check", ".")
     run(session, "pyrefly", "check")
-    run(session, "pytest", *session.posargs)
+    if session.posargs:
+        run(session, "pytest", *session.posargs)
+    else:
+        run(session, "pytest", "tests/unit")
+        run(session, "pytest", "tests", "--ignore", "tests/unit")
