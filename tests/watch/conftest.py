@@ -1,0 +1,37 @@
+"""A pipeline for each module, with a function that refuses some files until it is mended."""
+
+from collections.abc import Callable, Iterator
+
+import boto3
+import pytest
+
+from operations.pipeline import Pipeline
+from tests.emulated_pipeline import lambda_zip, make, private_emulator, running
+
+VISIBILITY_S = 10
+"""Longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
+
+REFUSING = """
+
+_process = process
+
+
+def process(source, body):
+    if "bad" in source.key:
+        raise RuntimeError("as the test wants it")
+    return _process(source, body)
+"""
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
+        yield make(visibility_s=VISIBILITY_S, receives=1, code=lambda_zip(process=REFUSING))
+
+
+@pytest.fixture
+def mend(pipeline: Pipeline) -> Callable[[], None]:
+    def mend() -> None:
+        boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
+
+    return mend
