@@ -76,6 +76,12 @@ def status(session: nox.Session) -> None:
     run(session, "operations", "status", *session.posargs)
 
 
+@nox.session
+def watch(session: nox.Session) -> None:
+    """Show it all on a page of this machine, where files can be dropped: [STACK] [--port PORT]."""
+    run(session, "watch", *session.posargs)
+
+
 @nox.session(name="dead-letters")
 def dead_letters(session: nox.Session) -> None:
     """Show what could not be processed, and why: [STACK] [--json]."""
