@@ -104,14 +104,15 @@ def _operate(options: argparse.Namespace) -> int:
 def _show(in_turn: list[Report], options: argparse.Namespace, console: Console) -> int:
     """Show what was done, and return the exit code that it comes to."""
     operation: Operation = options.command
+    good = all(report.outcome in {"done", "absent"} for report in in_turn)
     if options.json:
         print(json.dumps([asdict(report) for report in in_turn], indent=2))
     else:
         console.print(summary(in_turn, operation))
-        if operation == "destroy" and not any(report.changes for report in in_turn):
+        if operation == "destroy" and good and not any(report.changes for report in in_turn):
             console.print(f"Nothing is there: '{options.stack}' has no resources.")
     drifted = operation == "drift" and any(report.changed for report in in_turn)
-    return 0 if not drifted and all(report.outcome in {"done", "absent"} for report in in_turn) else 1
+    return 0 if good and not drifted else 1
 
 
 def _chosen(options: argparse.Namespace, everything: graph.Graph) -> set[str]:

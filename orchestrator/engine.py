@@ -142,7 +142,7 @@ class Engine:
         elif operation == "drift":
             stack.preview_refresh(on_event=on_event)
         else:
-            refresh = self._take_up(project, stack) or refresh
+            refresh = self._take_up(project, stack, last=operation == "destroy") or refresh
             (stack.up if operation == "deploy" else stack.destroy)(on_event=on_event, refresh=refresh)
 
     def _unlocking(self, project: str, action: Callable[[], None]) -> None:
@@ -155,8 +155,13 @@ class Engine:
             self._say(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
             action()
 
-    def _take_up(self, project: str, stack: Stack) -> bool:
+    def _take_up(self, project: str, stack: Stack, *, last: bool) -> bool:
         """Find out what became of the operations that an update of the stack had begun when it was cut off.
+
+        Args:
+            project: The stack's project.
+            stack: The stack.
+            last: Whether it is to be destroyed, so that nothing may be forgotten.
 
         Returns:
             Whether there were any, so that only a refresh makes the state true.
@@ -166,7 +171,7 @@ class Engine:
         # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
         stack.refresh()
         state = stack.export_stack()
-        names = ", ".join(recovery.settle(_contents(state)))
+        names = ", ".join(recovery.settle(_contents(state), last=last))
         self._say(f"{project}: the last update was cut off. Looking for what it did{names and ' to '}{names}.")
         stack.import_stack(state)
         return True

@@ -59,23 +59,25 @@ def _alive(pid: int) -> bool:
     return not (status.exists() and status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")
 
 
-def settle(deployment: dict[str, Any]) -> list[str]:
+def settle(deployment: dict[str, Any], *, last: bool) -> list[str]:
     """Make each resource that was being created one that a refresh looks for, and keeps only if it is there.
 
-    It is added to the state by the identity it would have, with nothing else known of it. What has no identity until it
-    is made is forgotten: AWS answers to its creation with the one that is there already.
+    It is added to the state by the identity it would have, with nothing else known of it. What can be created twice is
+    forgotten, unless this is the last chance to find it.
 
     Args:
         deployment: The state as ``pulumi stack export`` gives it, which is changed.
+        last: Whether the stack is to be destroyed.
 
     Returns:
         The names of the resources to look for.
     """
+    identities = _IDENTITIES | _LAST if last else _IDENTITIES
     resources = deployment.setdefault("resources", [])
     looked_for = []
     for operation in deployment.pop("pending_operations", None) or []:
         resource = operation["resource"]
-        identify = _IDENTITIES.get(resource["type"])
+        identify = identities.get(resource["type"])
         if operation["type"] != "creating" or identify is None or not (found := identify(resource["inputs"])):
             continue
         same = [other for other in resources if other["urn"] == resource["urn"]]
@@ -97,6 +99,20 @@ def _name(inputs: Inputs) -> str:
 
 def _role_policy(inputs: Inputs) -> str:
     return f"{inputs['role']}:{inputs['name']}"
+
+
+def _attachment(inputs: Inputs) -> str:
+    return f"{inputs['role']}/{inputs['policyArn']}"
+
+
+def _notification(inputs: Inputs) -> str:
+    return inputs["bucket"]
+
+
+def _topic(inputs: Inputs) -> str | None:
+    pages = _client("sns").get_paginator("list_topics").paginate()
+    arns = (topic["TopicArn"] for page in pages for topic in page["Topics"])
+    return next((arn for arn in arns if arn.rpartition(":")[2] == inputs["name"]), None)
 
 
 def _bucket(inputs: Inputs) -> str | None:
@@ -139,7 +155,18 @@ _IDENTITIES: Final[dict[str, Callable[[Inputs], str | None]]] = {
 """What cannot be created twice, or would be made a second time under another name; and how it is found.
 
 By the "Import" section of each in the registry's documentation of the AWS provider. All else that the stacks make is
-set, not created, or is given back where it is there: a topic, a subscription, an attachment, a bucket's settings.
+set, not created, or is given back where it is there.
+"""
+
+_LAST: Final[dict[str, Callable[[Inputs], str | None]]] = {
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": _attachment,
+    "aws:s3/bucketNotification:BucketNotification": _notification,
+    "aws:sns/topic:Topic": _topic,
+}
+"""What can be created twice, but is not gone together with another resource of its stack, or keeps that from going.
+
+A topic cannot be taken up before a deployment: the registry-built plugin would then replace it, and as the new one is
+the old one, delete it.
 """
 
 

@@ -1,8 +1,16 @@
-"""Two projects that deploy in seconds, for tests of the orchestrator rather than of the pipeline."""
+"""Two projects that deploy in seconds, for tests of the orchestrator rather than of the pipeline.
+
+A test module that wants them says ``pytest_plugins = ("tests.small_stacks",)``.
+"""
 
 import shutil
+from collections.abc import Iterator
 
+import pytest
+
+from tests import stress
 from tests.checkout import Checkout
+from tests.faulty_aws import FaultyAws, between
 
 NEEDS = 'alpha = []\nbeta = ["alpha"]\n'
 
@@ -18,6 +26,9 @@ trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "A
 role = aws.iam.Role("role", name="alpha-role", assume_role_policy=json.dumps({"Statement": [trust]}))
 allow = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": pulumi.Output.concat(bucket.arn, "/*")}
 aws.iam.RolePolicy("policy", role=role.name, policy=pulumi.Output.json_dumps({"Statement": [allow]}))
+aws.iam.RolePolicyAttachment(
+    "attachment", role=role.name, policy_arn="arn:aws:iam::aws:policy/AmazonS3FullAccess"
+)
 topic = aws.sns.Topic("topic", name="alpha-topic")
 aws.cloudwatch.MetricAlarm(
     "alarm",
@@ -57,8 +68,8 @@ SETTINGS = """config:
 """
 
 
-def install(checkout: Checkout, needs: str = NEEDS) -> Checkout:
-    """Put the two projects, or those that ``needs`` names, in the place of the copy's own, and return the copy."""
+def install(checkout: Checkout) -> Checkout:
+    """Put the two projects in the place of the copy's own, and return the copy."""
     stacks = checkout.root / "stacks"
     shutil.rmtree(stacks)
     for project, program in (("alpha", ALPHA), ("beta", BETA)):
@@ -67,5 +78,38 @@ def install(checkout: Checkout, needs: str = NEEDS) -> Checkout:
         (folder / "Pulumi.yaml").write_text(f"name: {project}\nruntime: python\n", encoding="utf-8")
         (folder / "Pulumi.local.yaml").write_text(SETTINGS, encoding="utf-8")
         (folder / "__main__.py").write_text(program, encoding="utf-8")
-    (stacks / "stacks.toml").write_text(needs, encoding="utf-8")
+    (stacks / "stacks.toml").write_text(NEEDS, encoding="utf-8")
     return checkout
+
+
+@pytest.fixture(scope="session")
+def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkout, FaultyAws]]:
+    """The projects' checkout, and what they take for AWS."""
+    checkout = install(Checkout(tmp_path_factory.mktemp("small")))
+    assert checkout.run("local", "start").returncode == 0
+    with between(checkout, "alpha", "beta") as proxy:
+        yield checkout, proxy
+    checkout.emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def emulated(proxied: tuple[Checkout, FaultyAws]) -> Checkout:
+    """The checkout of the projects."""
+    return proxied[0]
+
+
+@pytest.fixture
+def small(proxied: tuple[Checkout, FaultyAws]) -> Iterator[Checkout]:
+    """The checkout of the projects, nothing of which is deployed, before as after."""
+    checkout, proxy = proxied
+    yield checkout
+    proxy.behave()
+    stress.finish(checkout, "destroy")
+    assert not stress.left(checkout)
+
+
+@pytest.fixture
+def faulty(proxied: tuple[Checkout, FaultyAws], small: Checkout) -> FaultyAws:
+    """What ``small`` takes for AWS, until the test is over."""
+    assert small
+    return proxied[1]

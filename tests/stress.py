@@ -5,6 +5,7 @@
 does so with the pipeline itself, at moments that depend on the seed, for as many seeds as are asked for (default: 20).
 """
 
+import json
 import os
 import random
 import re
@@ -55,11 +56,16 @@ def kill(process: subprocess.Popen[str]) -> str:
     return process.communicate()[0]
 
 
-def finish(checkout: Checkout, command: str) -> str:
+def finish(checkout: Checkout, *arguments: str) -> str:
     """Run a command to its end, which has to be a good one, and return what it says."""
-    done = checkout.run("orchestrator", command)
+    done = checkout.run("orchestrator", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def left(checkout: Checkout) -> dict[str, list[str]]:
+    """Return the names of what is in the copy's account, by kind; nothing where nothing at all is."""
+    return {kind: names for kind, names in contents(checkout).items() if names}
 
 
 def contents(checkout: Checkout) -> dict[str, list[str]]:
@@ -105,12 +111,12 @@ def survive(checkout: Checkout, seed: int, expected: dict[str, list[str]], secon
         time.sleep(chance.uniform(START, seconds[command]))
         kill(process)
         said += finish(checkout, command)
-        there = contents(checkout)
-        wanted = expected if command == "deploy" else {kind: [] for kind in expected}
-        assert there == wanted, f"seed {seed}, {command}: {there}"
-        if command == "deploy":
-            changes = finish(checkout, "preview")
-            assert changes.count("no change") == len(changes.split("seconds")[-1].strip().splitlines()), changes
+        if command == "destroy":
+            assert not left(checkout), f"seed {seed}: {left(checkout)}"
+        else:
+            assert contents(checkout) == expected, f"seed {seed}: {contents(checkout)}"
+            planned = json.loads(finish(checkout, "preview", "--json"))
+            assert all(set(stack["changes"]) == {"same"} for stack in planned), f"seed {seed}: {planned}"
     return said
 
 

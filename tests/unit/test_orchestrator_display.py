@@ -151,6 +151,10 @@ def test_what_is_left_of_a_replacement_is_counted_as_deleted() -> None:
     assert tally({"role": {"same", "delete-replaced"}, "topic": {"refresh"}}) == {"delete": 1}
 
 
+def test_a_replacement_of_which_only_the_new_one_was_made_is_one() -> None:
+    assert tally({"role": {"create-replacement", "delete-replaced"}}) == {"replace": 1}
+
+
 def table(operation: Operation, *reports: Report) -> str:
     text = io.StringIO()
     Console(file=text, width=200).print(summary(reports, operation))

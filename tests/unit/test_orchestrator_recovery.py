@@ -110,12 +110,14 @@ def state(kind: str, name: str, /, **inputs: str) -> dict[str, Any]:
     return {"urn": urn(kind, name), "custom": True, "type": kind, "inputs": inputs}
 
 
-def settled(*pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]]) -> dict[str, Any]:
+def settled(
+    *pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]], last: bool = False
+) -> dict[str, Any]:
     deployment = {
         "resources": resources,
         "pending_operations": [{"type": operation, "resource": resource} for operation, resource in pending],
     }
-    recovery.settle(deployment)
+    recovery.settle(deployment, last=last)
     assert "pending_operations" not in deployment
     return deployment
 
@@ -144,8 +146,28 @@ def test_an_update_or_deletion_leaves_the_resource_as_it_was(operation: str) -> 
     assert settled((operation, role), resources=[dict(role)])["resources"] == [role]
 
 
-def test_a_creation_that_can_be_repeated_is_forgotten() -> None:
-    assert settled(("creating", state("aws:sns/topic:Topic", "it", name="topic")), resources=[])["resources"] == []
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize(
+    ("kind", "inputs", "identity"),
+    [
+        ("aws:sns/topic:Topic", {"name": "made"}, f"arn:aws:sns:{REGION}:000000000000:made"),
+        ("aws:iam/rolePolicyAttachment:RolePolicyAttachment", {"role": "r", "policyArn": "arn:p"}, "r/arn:p"),
+        ("aws:s3/bucketNotification:BucketNotification", {"bucket": "b"}, "b"),
+    ],
+)
+def test_a_creation_that_can_be_repeated_is_looked_for_only_before_the_end(
+    kind: str, inputs: dict[str, str], identity: str
+) -> None:
+    boto3.client("sns").create_topic(Name="made")
+    creation = ("creating", state(kind, "it", **inputs))
+    assert settled(creation, resources=[])["resources"] == []
+    assert [found["id"] for found in settled(creation, resources=[], last=True)["resources"]] == [identity]
+
+
+@pytest.mark.usefixtures("account")
+def test_a_topic_that_was_not_made_is_forgotten_even_then() -> None:
+    creation = ("creating", state("aws:sns/topic:Topic", "it", name="never"))
+    assert settled(creation, resources=[], last=True)["resources"] == []
 
 
 def test_a_replacement_stands_before_the_one_that_is_still_to_be_deleted() -> None:
