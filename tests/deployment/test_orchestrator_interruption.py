@@ -1,0 +1,158 @@
+"""Deployments that are interrupted, killed, or in each other's way, and what the same command makes of it later."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import stress
+from tests.checkout import Checkout
+from tests.faulty_aws import FaultyAws
+from tests.waiting import eventually
+
+pytest_plugins = ("tests.small_stacks",)
+
+FUNCTION = "POST /2015-03-31/functions"
+
+
+def deployed(checkout: Checkout) -> bool:
+    """Whether there is nothing left to deploy, and nothing is there twice."""
+    planned = json.loads(stress.finish(checkout, "preview", "--json"))
+    return all(set(stack["changes"]) == {"same"} for stack in planned) and stress.contents(checkout) == {
+        "buckets": ["alpha-bucket"],
+        "queues": [],
+        "topics": ["arn:aws:sns:eu-west-1:000000000000:alpha-topic"],
+        "alarms": ["alarm"],
+        "groups": ["/aws/lambda/alpha-function", "alpha-log-group"],
+        "functions": ["alpha-function"],
+        "mappings": [],
+        "roles": ["alpha-role"],
+        "policies": ["policy"],
+        "attached": ["arn:aws:iam::aws:policy/AmazonS3FullAccess"],
+    }
+
+
+def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
+    small: Checkout, faulty: FaultyAws
+) -> None:
+    asked = threading.Event()
+
+    def slowly(action: str) -> None:
+        if action == FUNCTION:
+            asked.set()
+            time.sleep(4)  # in which the others are done, another deployment is refused, and Ctrl-C is pressed
+
+    faulty.keep_back = slowly
+    process = stress.start(small, "deploy")
+    assert asked.wait(60)
+    other = small.run("orchestrator", "deploy")
+    # A terminal sends the signal to all of its foreground's process group.
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[0]
+
+    assert other.returncode == 1
+    assert "the stack is locked by " in other.stdout
+    assert "(process " in other.stdout
+    assert "released" not in other.stdout
+
+    assert process.returncode == 1
+    assert "Stopping as soon as what has been begun is done" in said
+    assert "+ alpha      function" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("seconds\n")[2].splitlines()}
+    assert rows["alpha"][:2] == ["stopped", "8"]
+    assert rows["beta"][:2] == ["left", "out"]
+    assert "Traceback" not in said
+    eventually(lambda: not stress.session(process.pid), seconds=5)
+
+    again = stress.finish(small, "deploy")
+    assert "cut off" not in again
+    assert "lock" not in again
+    assert deployed(small)
+
+
+@pytest.mark.parametrize("command", ["deploy", "destroy"])
+@pytest.mark.parametrize(
+    "creations",
+    [
+        {"PUT /alpha-bucket", "CreateLogGroup", "CreateRole", "CreateTopic"},
+        {"PutRolePolicy", "PutMetricAlarm", "AttachRolePolicy", FUNCTION},
+    ],
+)
+def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
+    small: Checkout, faulty: FaultyAws, creations: set[str], command: str
+) -> None:
+    held: set[str] = set()
+    killed = threading.Event()
+
+    def hold(action: str) -> None:
+        if action in creations:
+            held.add(action)
+            killed.wait(60)
+
+    faulty.keep_back = hold
+    process = stress.start(small, "deploy")
+    eventually(lambda: held == creations, seconds=60)
+    stress.kill(process)
+    killed.set()
+    faulty.behave()
+    said = stress.finish(small, command)
+    assert "released the lock of process" in said
+    assert "Looking for what it did to" in said
+    assert deployed(small) if command == "deploy" else not stress.left(small)
+
+
+def test_no_plugin_outlives_an_engine_that_is_killed(small: Checkout, faulty: FaultyAws) -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def hold(action: str) -> None:
+        if action == FUNCTION:
+            asked.set()
+            ended.wait(60)
+
+    faulty.keep_back = hold
+    process = stress.start(small, "deploy")
+    assert asked.wait(60)
+    names = {pid: _name(pid) for pid in stress.session(process.pid)}
+    (engine,) = [pid for pid, name in names.items() if name == "pulumi"]
+    assert any(name.startswith("terraform-provi") for name in names.values())
+    os.kill(engine, signal.SIGKILL)
+    process.communicate()
+    eventually(lambda: not stress.session(process.pid), seconds=5)
+    ended.set()
+    assert process.returncode == 1
+
+
+def _name(pid: int) -> str:
+    told = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return Path(told.strip()).name
+
+
+def test_the_lock_of_another_host_is_never_broken(small: Checkout) -> None:
+    stress.finish(small, "deploy", "--only", "alpha")
+    lock = small.root / ".local/state/.pulumi/locks/organization/alpha/local/1234.json"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    owner = {"pid": 2**22 + 1, "username": "anna", "hostname": "elsewhere", "timestamp": "2026-11-24T12:00:00Z"}
+    lock.write_text(json.dumps(owner), encoding="utf-8")
+    refused = small.run("orchestrator", "deploy")
+    assert refused.returncode == 1
+    assert f"the stack is locked by anna@elsewhere (process {owner['pid']})" in refused.stdout
+    assert "pulumi cancel" in refused.stdout
+    assert lock.exists()
+    lock.unlink()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(emulated: Checkout) -> tuple[dict[str, list[str]], dict[str, float]]:
+    return stress.measure(emulated)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whenever_it_is_killed_the_same_command_comes_to_the_same_end(
+    small: Checkout, seed: int, undisturbed: tuple[dict[str, list[str]], dict[str, float]]
+) -> None:
+    stress.survive(small, seed, *undisturbed)
