@@ -88,6 +88,7 @@ class Live:
                 self._follow()
                 pipeline = self.pipeline
                 self._state = {
+                    "at": time.time(),
                     "inputs": asdict(self._folder(pipeline.input_prefix)),
                     "outputs": asdict(self._folder(pipeline.output_prefix)),
                     "health": asdict(health(pipeline)),
@@ -117,11 +118,13 @@ class Live:
         """
         said = io.StringIO()
         with self._looking:
-            dead = [file for file in self._files.copy().values() if file.state == "dead"]
-            redrive(self.pipeline, Console(file=said, soft_wrap=True))
-            for file in dead:
-                file.state, file.text = "waiting", "put back into the main queue"
-            self._lookout = Lookout(self.pipeline)
+            try:
+                redrive(self.pipeline, Console(file=said, soft_wrap=True))
+            finally:  # one that was not moved is found again
+                for file in self._files.copy().values():
+                    if file.state == "dead":
+                        file.state, file.text = "waiting", "put back into the main queue"
+                self._lookout = Lookout(self.pipeline)
         return said.getvalue().strip()
 
     def _follow(self) -> None:
