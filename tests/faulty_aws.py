@@ -1,6 +1,7 @@
 """A proxy between the AWS provider and the emulator, in which tests make requests fail, or keep their answers back."""
 
 import http.client
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,18 +81,18 @@ class _Handler(BaseHTTPRequestHandler):
         return f"{self.command} {self.path.partition('?')[0]}"
 
     def _refuse(self, status: int, code: str) -> None:
-        """Answer so that both XML and JSON protocols find the code: the latter look into the header."""
-        content = (
-            f"<ErrorResponse><Error><Code>{code}</Code><Message>as told</Message></Error></ErrorResponse>".encode()
-        )
-        if self.headers.get("X-Amz-Target"):
-            content = f'{{"__type": "{code}", "message": "as told"}}'.encode()
+        """Answer as the protocol of the request has it: JSON, a form's XML, or S3's."""
+        content = f"<Error><Code>{code}</Code><Message>as told</Message></Error>"
+        if self.headers.get("X-Amz-Target") or self.path.startswith("/20"):  # Lambda's paths begin with a date
+            content = json.dumps({"__type": code, "message": "as told"})
+        elif "form" in self.headers.get("Content-Type", ""):
+            content = f"<ErrorResponse>{content}</ErrorResponse>"
         self.send_response_only(status)
         self.send_header("x-amzn-ErrorType", code)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content.encode())
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""An AWS that throttles, fails and is slow; and deployments of a part of the stacks."""
+
+import json
+import time
+from collections import Counter
+
+from tests import stress
+from tests.checkout import Checkout
+from tests.faulty_aws import FaultyAws
+
+pytest_plugins = ("tests.small_stacks",)
+
+
+def outcomes(printed: str) -> dict[str, tuple[str, dict[str, int]]]:
+    """Return what a command that answers in JSON says of each project: the outcome, and the changes."""
+    return {report["project"]: (report["outcome"], report["changes"]) for report in json.loads(printed)}
+
+
+def test_what_is_throttled_or_fails_now_and_then_is_asked_again(small: Checkout, faulty: FaultyAws) -> None:
+    asked: Counter[str] = Counter()
+
+    def refuse(action: str) -> tuple[int, str] | None:
+        asked[action] += 1
+        return {1: (400, "Throttling"), 2: (500, "InternalFailure")}.get(asked[action])
+
+    def slowly(_action: str) -> None:
+        time.sleep(0.1)
+
+    faulty.refuse, faulty.keep_back = refuse, slowly
+    assert "failed" not in stress.finish(small, "deploy")
+    assert asked["CreateRole"] == 3
+
+
+def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Checkout, faulty: FaultyAws) -> None:
+    def refuse(action: str) -> tuple[int, str] | None:
+        return (500, "InternalFailure") if action == "PutMetricAlarm" else None
+
+    faulty.refuse = refuse
+    failed = small.run("orchestrator", "deploy", "--json")
+    assert failed.returncode == 1
+    assert "alpha alarm" in failed.stderr
+    assert "InternalFailure" in failed.stderr
+    assert "alpha failed: see the errors above." in failed.stderr
+    assert outcomes(failed.stdout) == {"alpha": ("failed", {"create": 7}), "beta": ("left out", {})}
+
+    faulty.behave()
+    finished = stress.finish(small, "deploy", "--json")
+    assert outcomes(finished) == {"alpha": ("done", {"create": 1, "same": 7}), "beta": ("done", {"create": 1})}
+
+
+def refusal(checkout: Checkout, *arguments: str) -> str:
+    """Return the one sentence with which a command is refused."""
+    done = checkout.run("orchestrator", *arguments)
+    assert done.returncode == 1
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return sentence.removeprefix("error: ")
+
+
+def test_only_the_part_that_is_named_is_touched_and_none_that_would_leave_a_gap(small: Checkout) -> None:
+    wanted = "'beta' can't be deployed: 'alpha' is not deployed, and it needs that. So deploy it first."
+    assert refusal(small, "deploy", "--only", "beta") == wanted
+    assert refusal(small, "deploy", "--from", "beta") == wanted
+    assert refusal(small, "deploy", "--only", "gamma") == "there is no project 'gamma': name one of alpha, beta."
+    assert not stress.left(small)
+
+    assert outcomes(stress.finish(small, "deploy", "--only", "alpha", "--json")) == {"alpha": ("done", {"create": 8})}
+    assert outcomes(stress.finish(small, "deploy", "--from", "beta", "--json")) == {"beta": ("done", {"create": 1})}
+
+    there = stress.contents(small)
+    wanted = "'alpha' can't be destroyed: 'beta' is still deployed and needs it. So destroy it first."
+    assert refusal(small, "destroy", "--only", "alpha") == wanted
+    assert stress.contents(small) == there
+
+    assert outcomes(stress.finish(small, "destroy", "--only", "beta", "--json")) == {"beta": ("done", {"delete": 1})}
+    assert outcomes(stress.finish(small, "destroy", "--from", "alpha", "--json")) == {
+        "beta": ("done", {}),
+        "alpha": ("done", {"delete": 8}),
+    }
