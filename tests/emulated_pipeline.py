@@ -23,6 +23,19 @@ from tests.unit import stack_program
 from tests.unit.stack_program import ACCOUNT, STORAGE, UPSTREAM, Properties
 
 
+REFUSING = """
+
+_process = process
+
+
+def process(source, body):
+    if "bad" in source.key:
+        raise RuntimeError("as the test wants it")
+    return _process(source, body)
+"""
+"""Code to add to the function's `process`, for files that can't be processed until it is mended."""
+
+
 class EnforcingEmulator(Emulator):
     """An emulator that asks the policies before it does anything, as AWS does."""
 

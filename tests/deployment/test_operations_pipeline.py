@@ -18,7 +18,7 @@ from operations import dead_letters, send, status
 from operations.pipeline import Counts, Pipeline, counts
 from operations.redrive import redrive
 from shared.errors import UserError
-from tests.emulated_pipeline import lambda_zip, make, private_emulator, running
+from tests.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,16 +28,6 @@ VISIBILITY_S = 10
 """Much longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
 
 RECEIVES = 1
-REFUSING = """
-
-_process = process
-
-
-def process(source, body):
-    if "bad" in source.key:
-        raise RuntimeError("as the test wants it")
-    return _process(source, body)
-"""
 
 
 def queue(name: str) -> tuple[str, str]:

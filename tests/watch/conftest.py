@@ -6,21 +6,10 @@ import boto3
 import pytest
 
 from operations.pipeline import Pipeline
-from tests.emulated_pipeline import lambda_zip, make, private_emulator, running
+from tests.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
 
 VISIBILITY_S = 10
 """Longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
-
-REFUSING = """
-
-_process = process
-
-
-def process(source, body):
-    if "bad" in source.key:
-        raise RuntimeError("as the test wants it")
-    return _process(source, body)
-"""
 
 
 @pytest.fixture(scope="module")
