@@ -22,7 +22,6 @@ from tests.checkout import free_port
 from tests.unit import stack_program
 from tests.unit.stack_program import ACCOUNT, STORAGE, UPSTREAM, Properties
 
-
 REFUSING = """
 
 _process = process
