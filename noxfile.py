@@ -101,6 +101,12 @@ def picture(session: nox.Session) -> None:
 
 
 @nox.session
+def stress(session: nox.Session) -> None:
+    """Kill deployments at random points, and see that the same command again ends them well: [SEEDS]."""
+    run(session, "tests.stress", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Check everything: format, lint, types, unit tests, then deployments on the embedded AWS: [PYTEST ARGUMENTS]."""
     run(session, "ruff", "format", "--check", ".")
