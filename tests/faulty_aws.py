@@ -17,6 +17,7 @@ class FaultyAws(ThreadingHTTPServer):
     """An AWS that does what is asked of it, unless told otherwise."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -36,6 +36,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
+            timeout=600,
         )
     finally:
         os.close(ours)
@@ -45,9 +46,9 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
 def test_the_commands_that_operate_and_the_demo(deployed: Checkout) -> None:
     for command in (*commands(OPERATE), commands(DEMO)[0].rpartition("&& ")[2]):
         if "watch" in command:
-            # Serves until it is interrupted, as soon as it says that it does.
-            interrupt = "grep -m 1 'shows it' && pkill --session 0 -INT -f '[w]atch local'"
-            command = f"set +o pipefail; {command} 2>&1 | {{ {interrupt}; }}"  # noqa: PLW2901
+            # Serves until it is ended, as soon as it says that it does. (A background job would not hear Ctrl-C.)
+            end = "grep -m 1 'shows it' && pkill --session 0 -TERM -f '[w]atch local'"
+            command = f"set +o pipefail; {command} 2>&1 | {{ {end}; }}"  # noqa: PLW2901
         done = shell(deployed, command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
