@@ -19,6 +19,10 @@ from orchestrator.graph import ROOT
 PARTS = ("lambda_code", "local", "operations", "orchestrator", "shared", "stacks", "examples", "noxfile.py")
 
 
+HANGS_S = 900
+"""After so many seconds a command hangs: the longest takes three minutes on a busy machine."""
+
+
 def free_port() -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as probe:
@@ -61,6 +65,7 @@ class Checkout:
             capture_output=True,
             text=True,
             check=False,
+            timeout=HANGS_S,
         )
 
     def configure(self, project: str, stack: str, **settings: object) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.graph import ROOT
-from tests.checkout import Checkout
+from tests.checkout import HANGS_S, Checkout
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 
 __all__ = ["runner"]
@@ -36,7 +36,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=HANGS_S,
         )
     finally:
         os.close(ours)
