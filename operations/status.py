@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from pulumi.automation import CommandError, PulumiCommand
 from rich.table import Table
 
 from operations.dead_letters import failures
 from operations.pipeline import Counts, counts
-from orchestrator.engine import explain
-from orchestrator.graph import STACKS, dependencies, order
-from shared.errors import UserError
+from orchestrator.engine import ask_each
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
@@ -78,21 +74,14 @@ def stack_states(stack: str) -> dict[str, StackState]:
     Raises:
         UserError: The state can't be reached.
     """
-    command = PulumiCommand()
 
-    def read(project: str) -> StackState:
-        try:
-            answer = command.run(["stack", "ls", "--json"], str(STACKS / project), {})
-        except CommandError as error:
-            raise UserError(f"{project}: {explain(error)}.") from error
-        for each in json.loads(answer.stdout):
+    def state(listed: list[dict[str, Any]]) -> StackState:
+        for each in listed:
             if each["name"] == stack:
                 return StackState(resources=each.get("resourceCount", 0), updated=each.get("lastUpdate"))
         return StackState(resources=0, updated=None)
 
-    projects = order(dependencies())
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(read, projects), strict=True))
+    return {project: state(listed) for project, listed in ask_each("stack", "ls", "--json").items()}
 
 
 def health(pipeline: Pipeline) -> Health:

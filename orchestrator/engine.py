@@ -199,11 +199,22 @@ def exports(stack: str) -> dict[str, dict[str, Any] | None]:
     Raises:
         UserError: The stacks' state can't be reached.
     """
+    return ask_each("stack", "output", "--json", "--stack", stack)
+
+
+def ask_each(*arguments: str) -> dict[str, Any]:
+    """Ask Pulumi the same of every project, side by side; return the JSON that each answers.
+
+    It is nothing where the project has no stack of the name that is asked for.
+
+    Raises:
+        UserError: The stacks' state can't be reached.
+    """
     command = PulumiCommand()
 
-    def read(project: str) -> dict[str, Any] | None:
+    def ask(project: str) -> Any:  # noqa: ANN401  any JSON
         try:
-            answer = command.run(["stack", "output", "--json", "--stack", stack], str(STACKS / project), {})
+            answer = command.run(list(arguments), str(STACKS / project), {})
         except StackNotFoundError:
             return None
         except CommandError as error:
@@ -212,7 +223,7 @@ def exports(stack: str) -> dict[str, dict[str, Any] | None]:
 
     projects = order(dependencies())
     with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(read, projects), strict=True))
+        return dict(zip(projects, pool.map(ask, projects), strict=True))
 
 
 def explain(error: CommandError) -> str:
