@@ -1,7 +1,7 @@
 """Draws ``docs/architecture.svg`` from what the stacks' programs declare: ``python -m docs.picture``.
 
 The resources and their dependencies are those that the programs register under Pulumi's mocks. A deployed stack's state
-holds the same (tests/deployment/test_picture.py compares the two), but takes a deployment, and one that is up to date.
+holds the same (tests/deployment/test_local_pipeline.py compares the two), but takes a deployment that is up to date.
 
 Graphviz places things; it comes with pygraphviz's wheels. Everything has a fixed size and coordinates are rounded to
 whole pixels, so that neither a machine's fonts nor its arithmetic make a difference.

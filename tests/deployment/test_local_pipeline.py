@@ -11,6 +11,7 @@ import pytest
 from orchestrator.graph import ROOT
 from tests.aws import Aws
 from tests.checkout import Checkout
+from tests.unit import stack_program
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("deployed")
@@ -37,6 +38,23 @@ def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
         assert preview.returncode == 0, preview.stdout + preview.stderr
         for project in ("storage", "messaging", "compute"):
             assert f"{project} no change" in " ".join(preview.stdout.split())
+
+
+@pytest.mark.parametrize("project", ["storage", "messaging", "compute"])
+def test_what_is_deployed_is_what_the_picture_is_drawn_from(deployed: Checkout, project: str) -> None:
+    path = deployed.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
+    state = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
+    found = {
+        resource["urn"].rpartition("::")[2]: sorted(urn.rpartition("::")[2] for urn in resource.get("dependencies", []))
+        for resource in state
+        if resource["type"].startswith("aws:")
+    }
+    program = stack_program.run(project, upstream=stack_program.UPSTREAM)
+    declared = {
+        name: sorted(needed.replace("/dev", "/local") for needed in program.dependencies[name])
+        for name in program.types
+    }
+    assert found == declared
 
 
 def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checkout, aws: Aws) -> None:
