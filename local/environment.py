@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 from local.emulator import DEFAULT_PORT, REGION, Emulator
@@ -29,7 +30,7 @@ def emulator(root: Path) -> Emulator:
     return Emulator(root / ".local" / "emulator", int(port))
 
 
-def enter(root: Path, say: Callable[[str], None]) -> dict[str, str]:
+def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> dict[str, str]:
     """Make `local` ready for the checkout at `root`, and give the environment to use it in: the whole of it.
 
     Where all is ready already, this takes a few milliseconds.
@@ -37,9 +38,11 @@ def enter(root: Path, say: Callable[[str], None]) -> dict[str, str]:
     Args:
         root: The checkout's folder; all that is written goes to its `.local`, and to the user's cache folder.
         say: Is told, in lines for people, which toolchain is used, and what takes long while it does.
+        engines: Whether this process is going to run Pulumi's engine on several stacks. Then one AWS plugin is started
+            for all of them, where that can be done; it ends with this process and with the last engine.
 
     Raises:
-        UserError: There is no toolchain to be had, or the emulator can't be started.
+        UserError: There is no toolchain to be had, or the emulator or the plugin can't be started.
     """
     folder = root / ".local"
     (folder / "state").mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,7 @@ def enter(root: Path, say: Callable[[str], None]) -> dict[str, str]:
         for name in ("NO_PROXY", "no_proxy")
         if not kept.get(name, "").endswith(_LOOPBACK)
     }
-    return (
+    environment = (
         kept
         | direct
         | {
@@ -72,6 +75,34 @@ def enter(root: Path, say: Callable[[str], None]) -> dict[str, str]:
         }
         | toolchain.environment
     )
+    if engines and toolchain.shared_plugin:
+        environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{_share_plugin(toolchain.shared_plugin, environment)}"
+    return environment
+
+
+_plugins: list[subprocess.Popen[str]] = []
+"""They run for as long as we hold their standard input open."""
+
+
+def _share_plugin(program: str, environment: dict[str, str]) -> int:
+    """Start an AWS plugin that any engine may attach to, and return its port.
+
+    Raises:
+        UserError: It doesn't start.
+    """
+    plugin = subprocess.Popen(
+        [program],
+        env=environment | {"GRPC_VERBOSITY": "ERROR"},  # it tells of each engine that goes away, otherwise
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,  # Ctrl-C at the terminal is for the engines, which want to finish what they have begun
+    )
+    port = plugin.stdout.readline() if plugin.stdout else ""
+    if not port:
+        raise UserError("The AWS plugin ended at once: see the message above.")
+    _plugins.append(plugin)
+    return int(port)
 
 
 def _in_front(folders: list[str], path: str) -> str:

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "bootstrap":
             targets.bootstrap(options.stack, say)
             return 0
-        targets.enter(options.stack, say)
+        targets.enter(options.stack, say, engines=options.command != "outputs")
         if options.command == "outputs":
             return _outputs(options)
         return _operate(options)
@@ -92,8 +92,7 @@ def _operate(options: argparse.Namespace) -> int:
             # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
             # are there to be referred to.
             if operation == "preview":
-                for project in graph.order(everything):
-                    engine.open(project, create=True)
+                engine.create_missing()
             needs = dict.fromkeys(needs, ())
         for project in graph.walk(needs, run):
             reports[project] = Report(project, outcome="left out")

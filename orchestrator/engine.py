@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, cast
 
@@ -15,9 +16,11 @@ from pulumi.automation import (
     Deployment,
     EngineEvent,
     LocalWorkspace,
+    OutputMap,
     PulumiCommand,
     Stack,
     StackNotFoundError,
+    UpdateSummary,
 )
 
 from orchestrator import recovery
@@ -48,43 +51,65 @@ class Report:
         return sum(self.changes.get(operation, 0) for operation in CHANGES)
 
 
+class _Workspace(LocalWorkspace):
+    """A project's folder; every command run in it names its stack, so that none has to be selected."""
+
+    def select_stack(self, stack_name: str) -> None:
+        """Do without: it would start the CLI once more."""
+
+
+class _Stack(Stack):
+    """A stack that is not asked after each update what nobody reads here: each question starts the CLI once more."""
+
+    def outputs(self) -> OutputMap:
+        """Return none of the outputs; `exports` has them."""
+        return {}
+
+    def info(self, show_secrets: bool = True) -> UpdateSummary:  # noqa: ARG002, FBT001, FBT002  as in the base class
+        """Return an empty summary: the events have said it all."""
+        return UpdateSummary("", datetime.now(UTC), "", {}, {}, "")
+
+
 class Engine:
-    """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on."""
+    """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on.
+
+    Raises:
+        UserError: The stacks' state can't be reached.
+    """
 
     def __init__(self, stack: str, on_event: OnEvent, say: Callable[[str], None]) -> None:
         self._stack = stack
         self._on_event = on_event
         self._say = say
         self._command = PulumiCommand()
+        # One look at all of them, side by side, rather than several at each when its turn comes.
+        states = _ask_each(self._command, "stack", "export", "--stack", stack)
+        self._states = {project: state and (state["deployment"] or {}) for project, state in states.items()}
 
-    def open(self, project: str, *, create: bool) -> Stack | None:
-        """Return the stack of a project, or nothing where it does not exist and is not to be created.
+    def create_missing(self) -> None:
+        """Create the stacks that are not there yet, so that others can refer to them.
 
         Raises:
             UserError: The stacks' state can't be reached.
         """
-        workspace = LocalWorkspace(work_dir=str(STACKS / project), pulumi_command=self._command)
+        for project, state in self._states.items():
+            if state is None:
+                self._create(project)
+
+    def _create(self, project: str) -> None:
         try:
-            try:
-                return Stack.select(self._stack, workspace)
-            except StackNotFoundError:
-                return Stack.create(self._stack, workspace) if create else None
+            self._open(project).workspace.create_stack(self._stack)
         except CommandError as error:
             raise UserError(f"{project}: {explain(error)}.") from error
+        self._states[project] = {}
+
+    def _open(self, project: str) -> Stack:
+        workspace = _Workspace(work_dir=str(STACKS / project), pulumi_command=self._command)
+        return _Stack.select(self._stack, workspace)
 
     def resources(self, project: str) -> int:
-        """Return how many resources of a project are deployed.
-
-        Raises:
-            UserError: The stacks' state can't be reached.
-        """
-        stack = self.open(project, create=False)
-        if stack is None:
-            return 0
-        try:
-            resources = _contents(stack.export_stack()).get("resources", [])
-        except CommandError as error:
-            raise UserError(f"{project}: {explain(error)}.") from error
+        """Return how many resources of a project were deployed when this engine was made."""
+        resources = (self._states[project] or {}).get("resources", [])
         return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
@@ -113,11 +138,13 @@ class Engine:
             self._on_event(project, event)
 
         try:
-            stack = self.open(project, create=operation in {"deploy", "preview"})
-            if stack is None:
+            if self._states[project] is None and operation in {"deploy", "preview"}:
+                self._create(project)
+            if self._states[project] is None:
                 report.outcome = "absent"
             else:
-                self._unlocking(project, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
+                stack = self._open(project)
+                self._unlocking(project, stack, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
         except CommandError as error:
             report.outcome = "failed"
             report.reason = "see the errors above" if shown else explain(error)
@@ -145,7 +172,7 @@ class Engine:
             refresh = self._take_up(project, stack, last=operation == "destroy") or refresh
             (stack.up if operation == "deploy" else stack.destroy)(on_event=on_event, refresh=refresh)
 
-    def _unlocking(self, project: str, action: Callable[[], None]) -> None:
+    def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
         """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""
         try:
             action()
@@ -153,6 +180,7 @@ class Engine:
             if not (dead := recovery.release(str(error))):
                 raise
             self._say(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
+            self._states[project] = _contents(stack.export_stack())
             action()
 
     def _take_up(self, project: str, stack: Stack, *, last: bool) -> bool:
@@ -166,7 +194,7 @@ class Engine:
         Returns:
             Whether there were any, so that only a refresh makes the state true.
         """
-        if not _contents(stack.export_stack()).get("pending_operations"):
+        if not (self._states[project] or {}).get("pending_operations"):
             return False
         # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
         stack.refresh()
@@ -210,7 +238,10 @@ def ask_each(*arguments: str) -> dict[str, Any]:
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    command = PulumiCommand()
+    return _ask_each(PulumiCommand(), *arguments)
+
+
+def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
 
     def ask(project: str) -> Any:  # noqa: ANN401  any JSON
         try:

@@ -51,6 +51,9 @@ def order(graph: Graph) -> list[str]:
 def walk(graph: Graph, action: Callable[[str], bool]) -> set[str]:
     """Call ``action`` for each project, side by side where nothing stands between them.
 
+    At most four more than the machine has cores run at once, the executor's own measure for what mostly waits: each is
+    an engine, with a program to run.
+
     ``action`` answers whether what needs the project may go on. Where it answers no, all that needs the project,
     directly or not, is left out; what does not need it goes on.
 
@@ -61,7 +64,7 @@ def walk(graph: Graph, action: Callable[[str], bool]) -> set[str]:
     sorter.prepare()
     running: dict[Future[bool], str] = {}
     left_out = set(graph)
-    with ThreadPoolExecutor(max_workers=len(graph) or 1) as pool:
+    with ThreadPoolExecutor() as pool:
         while True:
             for project in sorter.get_ready():
                 left_out.discard(project)

@@ -18,10 +18,15 @@ def known_stacks() -> list[str]:
     return sorted(set.intersection(*named))
 
 
-def enter(stack: str, say: Callable[[str], None]) -> None:
+def enter(stack: str, say: Callable[[str], None], *, engines: bool = False) -> None:
     """Make this process, and all that it starts, work on what ``stack`` names.
 
     The environment is replaced, not added to: nothing that is left of another account may reach Pulumi's plugins.
+
+    Args:
+        stack: The name of the stacks.
+        say: Is told, in lines for people, what is found.
+        engines: Whether this process is going to run Pulumi's engine.
 
     Raises:
         UserError: There is no such stack, or what it needs is missing.
@@ -30,7 +35,7 @@ def enter(stack: str, say: Callable[[str], None]) -> None:
     if stack == LOCAL:
         import local  # noqa: PLC0415  an AWS user never enters that room
 
-        environment = local.enter(ROOT, say)
+        environment = local.enter(ROOT, say, engines=engines)
     else:
         from orchestrator import aws_account, state  # noqa: PLC0415  nor does anybody load boto3 for `local`
 

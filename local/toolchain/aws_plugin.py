@@ -4,26 +4,55 @@ It starts Pulumi's own dynamic Terraform bridge, with Terraform's own AWS provid
 the diffs, the waiters and the errors are the real ones. Ours is only the renaming between the names of `pulumi_aws` and
 those that the bridge makes of Terraform's.
 
-Usage, by the engine: python -m local.toolchain.aws_plugin BRIDGE TERRAFORM_PROVIDER ZIPS [ENGINE_ADDRESS ...]
+Usage, by the engine: python -m local.toolchain.aws_plugin BRIDGE TERRAFORM_PROVIDER ZIPS ENGINE_ADDRESS
+Without an engine's address it serves all engines that attach to it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+_BRIDGES: list[subprocess.Popen[str]] = []
 
-def main() -> None:
-    """Start the bridge and then, while it is starting, load what it takes to talk to it."""
-    bridge, provider, zips, *engine = sys.argv[1:]
+
+def _start(bridge: str, engine: str) -> subprocess.Popen[str]:
     # A group of its own: what the bridge starts in turn, Terraform's provider, would outlive it.
     child = subprocess.Popen(
-        [bridge, *engine], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, process_group=0
+        [bridge, engine],
+        env=os.environ | {"GOGC": "400"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
-    from local.toolchain.proxy import converse  # noqa: PLC0415 - see above
+    _BRIDGES.append(child)
+    return child
 
-    converse(child, provider, Path(zips))
+
+def _end() -> None:
+    for child in _BRIDGES:
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve the engine, or all engines that attach, until told to end."""
+    bridge, provider, zips, *engines = sys.argv[1:]
+    # Started first: what it takes to talk to it can be loaded meanwhile.
+    first = [_start(bridge, engine) for engine in engines]
+    from local.toolchain import proxy, service  # noqa: PLC0415 - see above
+
+    if not engines:
+        from local.toolchain import sharing  # noqa: PLC0415 - only then
+
+        sharing.serve(lambda engine: proxy.bridge(_start(bridge, engine), provider), Path(zips), _end)
+        return
+    service.end_at_once_when_told(before=_end)
+    ours = proxy.Proxy(lambda: proxy.bridge(first.pop() if first else _start(bridge, *engines), provider), Path(zips))
+    service.serve(lambda server: server.add_generic_rpc_handlers((ours,)))
 
 
 if __name__ == "__main__":

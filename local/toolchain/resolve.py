@@ -35,6 +35,8 @@ class Toolchain:
     environment: dict[str, str]
     files: list[str]
     """Without these it has to be looked for again."""
+    shared_plugin: str
+    """The AWS plugin that several engines can attach to at once; empty where there is none."""
     fingerprint: list[str] = field(default_factory=list)
     """What the choice was made from: with another, it has to be made again."""
 
@@ -93,10 +95,11 @@ def _look(root: Path, say: Callable[[str], None], fingerprint: list[str]) -> Too
     if cli and home:
         plugins.symlink_to(home / "plugins", target_is_directory=True)
         plugin = [home / "plugins" / _plugin()]
-        return _official(cli, f"{summary}, with the official AWS plugin.", plugin, fingerprint)
+        return _official(cli, f"{summary}, with the official AWS plugin.", plugin, "", fingerprint)
     plugin = _install_plugin(plugins, root, say)
     if cli:
-        return _official(cli, f"{summary}, with an AWS plugin from package registries.", plugin, fingerprint)
+        summary += ", with an AWS plugin from package registries."
+        return _official(cli, summary, plugin, str(plugin[0]), fingerprint)
     engine = build.build(build.ENGINE, say)
     host = plugins / f"language-python-v{build.ENGINE_VERSION}" / _LANGUAGE_HOST
     _write_launcher(host, "local.toolchain.language_host")
@@ -105,14 +108,15 @@ def _look(root: Path, say: Callable[[str], None], fingerprint: list[str]) -> Too
         path=[str(engine.parent)],
         environment={"PULUMI_IGNORE_AMBIENT_PLUGINS": "true"},
         files=[str(file) for file in (engine, host, *plugin)],
+        shared_plugin=str(plugin[0]),
         fingerprint=fingerprint,
     )
 
 
-def _official(cli: Path, summary: str, files: Sequence[Path], fingerprint: list[str]) -> Toolchain:
+def _official(cli: Path, summary: str, files: Sequence[Path], shared_plugin: str, fingerprint: list[str]) -> Toolchain:
     # Its language host runs `python3` from PATH.
     path = [str(cli.parent), str(Path(sys.executable).parent)]
-    return Toolchain(summary, path, {}, [str(file) for file in (cli, *files)], fingerprint)
+    return Toolchain(summary, path, {}, [str(file) for file in (cli, *files)], shared_plugin, fingerprint)
 
 
 def _on_path() -> Path | None:

@@ -26,11 +26,15 @@ _THREADS = 64
 """Requests served at once; each mostly waits for somebody else. The engine's own limit is its `--parallel`."""
 
 
-def end_at_once_when_told(before: Callable[[], None] = lambda: None) -> None:
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def end_at_once_when_told(before: Callable[[], None] = _nothing, unless: Callable[[], None] = _nothing) -> None:
     """On SIGINT, SIGTERM or the engine's own death end the process at once, after calling `before`.
 
     The engine interrupts its plugins when it is done with them, and waits 5 s for one that lingers. Should it die
-    first, the pipe that it holds as our standard input closes.
+    first, the pipe that it holds as our standard input closes; that counts once `unless` has returned.
     """
 
     def end(*_: object) -> None:
@@ -41,7 +45,7 @@ def end_at_once_when_told(before: Callable[[], None] = lambda: None) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    threading.Thread(target=lambda: end(sys.stdin.read()), daemon=True).start()
+    threading.Thread(target=lambda: end(sys.stdin.read(), unless()), daemon=True).start()
 
 
 def serve(register: Callable[[grpc.Server], None]) -> None:

@@ -127,6 +127,28 @@ def test_no_plugin_outlives_an_engine_that_is_killed(small: Checkout, faulty: Fa
     assert process.returncode == 1
 
 
+def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_killed(
+    small: Checkout, faulty: FaultyAws
+) -> None:
+    asked, killed = threading.Event(), threading.Event()
+
+    def hold(action: str) -> None:
+        if action == FUNCTION:
+            asked.set()
+            killed.wait(60)
+
+    faulty.keep_back = hold
+    process = stress.start(small, "deploy")
+    assert asked.wait(60)
+    process.kill()
+    process.communicate()
+    assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
+    killed.set()
+    eventually(lambda: not stress.session(process.pid), seconds=60)
+    stress.finish(small, "deploy")
+    assert deployed(small)
+
+
 def _name(pid: int) -> str:
     told = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     return Path(told.strip()).name

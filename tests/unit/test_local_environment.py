@@ -16,7 +16,7 @@ from shared.errors import UserError
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    toolchain = Toolchain("Toolchain: a test's.", ["/toolchain/bin"], {"EXTRA": "1"}, [])
+    toolchain = Toolchain("Toolchain: a test's.", ["/toolchain/bin"], {"EXTRA": "1"}, [], "")
 
     def resolve(_root: Path, say: Callable[[str], None]) -> Toolchain:
         say(toolchain.summary)

@@ -1,0 +1,171 @@
+"""One AWS plugin for several engines: whose settings, whose bridge, whose messages."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import empty_pb2
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, plugin_pb2, provider_pb2, provider_pb2_grpc
+from typing_extensions import override
+
+from local.toolchain.sharing import Engines, SharedProxy
+
+URN = "urn:pulumi:local::{project}::aws:sqs/queue:Queue::queue"
+REFUSED = "no such region"
+
+
+class Engine(engine_pb2_grpc.EngineServicer):
+    """An engine, as a plugin knows it."""
+
+    def __init__(self) -> None:
+        self.logged: list[str] = []
+
+    @override
+    def Log(self, request: engine_pb2.LogRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
+        self.logged.append(request.message)
+        return empty_pb2.Empty()
+
+
+class Bridge(provider_pb2_grpc.ResourceProviderServicer):
+    """A bridge that tells which region it was configured for."""
+
+    def __init__(self) -> None:
+        self.configured: list[str] = []
+
+    @override
+    def Configure(
+        self, request: provider_pb2.ConfigureRequest, context: grpc.ServicerContext
+    ) -> provider_pb2.ConfigureResponse:
+        if (region := request.variables["aws:config:region"]) == "nowhere":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, REFUSED)
+        self.configured.append(region)
+        return provider_pb2.ConfigureResponse(acceptSecrets=True)
+
+    @override
+    def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> provider_pb2.CheckResponse:
+        response = provider_pb2.CheckResponse()
+        response.inputs["name"] = self.configured[-1]
+        return response
+
+
+Serve = Callable[[Callable[[grpc.Server], Any]], tuple[grpc.Server, str]]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[grpc.Server] = []
+
+    def serve(register: Callable[[grpc.Server], Any]) -> tuple[grpc.Server, str]:
+        server = grpc.server(ThreadPoolExecutor(8))
+        register(server)
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        servers.append(server)
+        return server, address
+
+    yield serve
+    for server in servers:
+        server.stop(None).wait()
+
+
+class Plugin:
+    """A shared plugin, its bridges, and the engines that are attached to it."""
+
+    def __init__(self, serve: Serve, zips: Path) -> None:
+        self.engines = Engines()
+        self.bridges: list[Bridge] = []
+        self._serve = serve
+        proxy = SharedProxy(self.engines, self._start, zips)
+        _, self.address = serve(lambda server: server.add_generic_rpc_handlers((proxy,)))
+
+    def _start(self) -> grpc.Channel:
+        self.bridges.append(bridge := Bridge())
+        _, address = self._serve(
+            lambda server: provider_pb2_grpc.add_ResourceProviderServicer_to_server(bridge, server)
+        )
+        return grpc.insecure_channel(address)
+
+    def attach(self, address: str) -> provider_pb2_grpc.ResourceProviderStub:
+        """Connect an engine, by a connection of its own, as each engine has."""
+        channel = grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        stub = provider_pb2_grpc.ResourceProviderStub(channel)
+        stub.Attach(plugin_pb2.PluginAttach(address=address))
+        return stub
+
+
+@pytest.fixture
+def plugin(serve: Serve, tmp_path: Path) -> Plugin:
+    return Plugin(serve, tmp_path)
+
+
+def engine(serve: Serve) -> tuple[Engine, grpc.Server, str]:
+    made = Engine()
+    return made, *serve(lambda server: engine_pb2_grpc.add_EngineServicer_to_server(made, server))
+
+
+def settings(region: str, urn: str = "") -> provider_pb2.ConfigureRequest:
+    return provider_pb2.ConfigureRequest(variables={"aws:config:region": region}, urn=urn)
+
+
+def checked(stub: provider_pb2_grpc.ResourceProviderStub, project: str) -> str:
+    return stub.Check(provider_pb2.CheckRequest(urn=URN.format(project=project))).inputs["name"]
+
+
+def test_engines_with_the_same_settings_share_a_bridge_and_it_is_told_them_once(serve: Serve, plugin: Plugin) -> None:
+    for project in ("storage", "messaging"):
+        stub = plugin.attach(engine(serve)[2])
+        assert stub.Configure(settings("eu-west-1", urn=project)).acceptSecrets
+        assert checked(stub, project) == "eu-west-1"
+    assert [bridge.configured for bridge in plugin.bridges] == [["eu-west-1"]]
+
+
+def test_an_engine_with_other_settings_gets_a_bridge_of_its_own(serve: Serve, plugin: Plugin) -> None:
+    regions = ("eu-west-1", "us-east-1", "eu-west-1")
+    stubs = [plugin.attach(engine(serve)[2]) for _ in regions]
+    for region, stub in zip(regions, stubs, strict=True):
+        stub.Configure(settings(region))
+    assert [checked(stub, "storage") for stub in stubs] == list(regions)
+    assert sorted(bridge.configured for bridge in plugin.bridges) == [["eu-west-1"], ["us-east-1"]]
+
+
+def test_settings_that_are_refused_are_refused_to_each_engine(serve: Serve, plugin: Plugin) -> None:
+    for _ in range(2):
+        with pytest.raises(grpc.RpcError, match=REFUSED):
+            plugin.attach(engine(serve)[2]).Configure(settings("nowhere"))
+
+
+def test_a_message_goes_to_the_engine_whose_stack_it_is_about_and_to_all_if_it_names_none(
+    serve: Serve, plugin: Plugin
+) -> None:
+    said = {}
+    for project in ("storage", "messaging"):
+        said[project], _, address = engine(serve)
+        stub = plugin.attach(address)
+        stub.Configure(settings("eu-west-1"))
+        checked(stub, project)
+    _, address = serve(lambda server: engine_pb2_grpc.add_EngineServicer_to_server(plugin.engines, server))
+    bridge = engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))
+    bridge.Log(engine_pb2.LogRequest(message="deprecated", urn=URN.format(project="messaging")))
+    bridge.Log(engine_pb2.LogRequest(message="hello"))
+    assert said["storage"].logged == ["hello"]
+    assert said["messaging"].logged == ["deprecated", "hello"]
+
+
+def test_it_is_needed_until_the_last_engine_has_ended(serve: Serve, plugin: Plugin) -> None:
+    servers = []
+    for _ in range(2):
+        _, server, address = engine(serve)
+        plugin.attach(address)
+        servers.append(server)
+    waiting = Thread(target=plugin.engines.wait_until_all_ended, daemon=True)
+    waiting.start()
+    servers[0].stop(None).wait()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    servers[1].stop(None).wait()
+    waiting.join(10)
+    assert not waiting.is_alive()
