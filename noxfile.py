@@ -101,6 +101,12 @@ def picture(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure deployments beside a peer's, the pipeline, and how both grow: [deployment] [pipeline] [growth]."""
+    run(session, "benchmarks", *session.posargs)
+
+
+@nox.session
 def stress(session: nox.Session) -> None:
     """Kill deployments at random points, and see that the same command again ends them well: [SEEDS]."""
     run(session, "tests.stress", *session.posargs)

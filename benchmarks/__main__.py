@@ -1,0 +1,31 @@
+"""The command line of the benchmarks: ``python -m benchmarks [PART...]``."""
+
+import argparse
+import sys
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks import deployment, growth, pipeline
+from shared.errors import UserError
+
+PARTS: Final = {"deployment": deployment.run, "pipeline": pipeline.run, "growth": growth.run}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what the arguments name, or all there is, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("part", nargs="*", choices=(*PARTS, []), help=f"what to measure: {', '.join(PARTS)}; all")
+    options = parser.parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        for part in options.part or PARTS:
+            PARTS[part](console)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
