@@ -19,7 +19,8 @@ consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, a
 # SQS event source mapping"); 1,000 is the limit of SQS.
 max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
 
-# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle.
+# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle, and 25 s for
+# each policy of a queue to come or to go. Deleted with their queue, the policies need not be waited for.
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
     name=names.DEAD_LETTER_QUEUE,
@@ -45,12 +46,14 @@ aws.sqs.RedrivePolicy(
     "main-queue-redrive-policy",
     queue_url=main_queue.url,
     redrive_policy=json_document({"deadLetterTargetArn": dead_letter_queue.arn, "maxReceiveCount": max_receive_count}),
+    opts=pulumi.ResourceOptions(deleted_with=main_queue),
 )
 
 aws.sqs.RedriveAllowPolicy(
     "dead-letter-queue-redrive-allow-policy",
     queue_url=dead_letter_queue.url,
     redrive_allow_policy=json_document({"redrivePermission": "byQueue", "sourceQueueArns": [main_queue.arn]}),
+    opts=pulumi.ResourceOptions(deleted_with=dead_letter_queue),
 )
 
 main_queue_policy = aws.sqs.QueuePolicy(
@@ -75,6 +78,7 @@ main_queue_policy = aws.sqs.QueuePolicy(
             ],
         }
     ),
+    opts=pulumi.ResourceOptions(deleted_with=main_queue),
 )
 
 aws.s3.BucketNotification(
