@@ -15,6 +15,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import grpc
 
 _BRIDGES: list[subprocess.Popen[str]] = []
 
@@ -43,16 +47,22 @@ def main() -> None:
     bridge, provider, zips, *engines = sys.argv[1:]
     # Started first: what it takes to talk to it can be loaded meanwhile.
     first = [_start(bridge, engine) for engine in engines]
-    from local.toolchain import proxy, service  # noqa: PLC0415 - see above
+    from local.toolchain import service  # noqa: PLC0415 - see above
 
-    if not engines:
-        from local.toolchain import sharing  # noqa: PLC0415 - only then
+    def register(server: grpc.Server) -> None:
+        from local.toolchain import proxy, sharing  # noqa: PLC0415 - see `service.serve`
 
-        sharing.serve(lambda engine: proxy.bridge(_start(bridge, engine), provider), Path(zips), _end)
-        return
-    service.end_at_once_when_told(before=_end)
-    ours = proxy.Proxy(lambda: proxy.bridge(first.pop() if first else _start(bridge, *engines), provider), Path(zips))
-    service.serve(lambda server: server.add_generic_rpc_handlers((ours,)))
+        def start(engine: str) -> grpc.Channel:
+            return proxy.bridge(first.pop() if first else _start(bridge, engine), provider)
+
+        if engines:
+            service.end_at_once_when_told(before=_end)
+            ours = proxy.Proxy(lambda: start(*engines), Path(zips))
+        else:
+            ours = sharing.plugin(start, Path(zips), _end)
+        server.add_generic_rpc_handlers((ours,))
+
+    service.serve(register)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,12 @@ def end_at_once_when_told(before: Callable[[], None] = _nothing, unless: Callabl
 
 
 def serve(register: Callable[[grpc.Server], None]) -> None:
-    """Serve what `register` adds to the server, on a free port that the engine is told, until told to end."""
+    """Serve what `register` adds to the server, on a free port that the engine is told, until told to end.
+
+    The port comes first: who calls before all is ready has to wait, and can do other things before that.
+    """
     server = grpc.server(ThreadPoolExecutor(max_workers=_THREADS), options=CHANNEL_OPTIONS)
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     register(server)
-    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    print(port, flush=True)
     server.wait_for_termination()

@@ -98,8 +98,8 @@ class SharedProxy(Proxy):
         self._engines.note(urn, peer)
 
 
-def serve(start: Callable[[str], grpc.Channel], zips: Path, end: Callable[[], None]) -> None:
-    """Serve all engines that attach, until standard input is closed and the last of them has ended.
+def plugin(start: Callable[[str], grpc.Channel], zips: Path, end: Callable[[], None]) -> SharedProxy:
+    """Make this process a plugin for all engines that attach: until standard input is closed and the last has ended.
 
     Args:
         start: Starts a bridge for the engine at an address, and opens a channel to it.
@@ -108,9 +108,8 @@ def serve(start: Callable[[str], grpc.Channel], zips: Path, end: Callable[[], No
     """
     engines = Engines()
     service.end_at_once_when_told(before=end, unless=engines.wait_until_all_ended)
-    logs = grpc.server(ThreadPoolExecutor(), options=service.CHANNEL_OPTIONS)
-    engine_pb2_grpc.add_EngineServicer_to_server(engines, logs)
-    port = logs.add_insecure_port("127.0.0.1:0")
-    logs.start()
-    ours = SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips)
-    service.serve(lambda server: server.add_generic_rpc_handlers((ours,)))
+    server = grpc.server(ThreadPoolExecutor(), options=service.CHANNEL_OPTIONS)
+    engine_pb2_grpc.add_EngineServicer_to_server(engines, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips)
