@@ -19,8 +19,8 @@ consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, a
 # SQS event source mapping"); 1,000 is the limit of SQS.
 max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
 
-# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle, and 25 s for
-# each policy of a queue to come or to go. Deleted with their queue, the policies need not be waited for.
+# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle, and as
+# long for each of its policies to come or go. Those that are deleted with their queue need not be waited for.
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
     name=names.DEAD_LETTER_QUEUE,
