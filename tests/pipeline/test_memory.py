@@ -8,9 +8,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -19,26 +20,30 @@ from orchestrator.graph import ROOT
 from tests.emulated_pipeline import declared
 
 MIB = 1024 * 1024
-SIZE = 1024 * MIB
 PIECE = bytes(MIB)
 
 HANDLE = """
-import json, sys, lambda_function
+import json, sys, time, lambda_function
 class Context:
     aws_request_id = "request"
     def get_remaining_time_in_millis(self): return 60_000
-response = lambda_function.handler(json.load(sys.stdin), Context())
+event = json.load(sys.stdin)
+started = time.monotonic()
+response = lambda_function.handler(event, Context())
+seconds = time.monotonic() - started
 assert response == {"batchItemFailures": []}, response
 with open("/proc/self/status") as status:  # not getrusage, whose peak a process inherits
-    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+    peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(json.dumps({"seconds": seconds, "peak_kib": peak_kib}))
 """
 
 
 class Store(ThreadingHTTPServer):
-    """As much of S3 as one file needs."""
+    """As much of S3 as one file of ``size`` bytes needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
+        self.size = size
         self.stored: list[bytes] = []
 
 
@@ -48,11 +53,11 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(SIZE))
+        self.send_header("Content-Length", str(self.server.size))
         self.send_header("ETag", '"etag"')
         self.end_headers()
-        for _ in range(SIZE // MIB):
-            self.wfile.write(PIECE)
+        for start in range(0, self.server.size, MIB):
+            self.wfile.write(PIECE[: self.server.size - start])
 
     def do_PUT(self) -> None:
         self.server.stored.append(self.rfile.read(int(self.headers["Content-Length"])))
@@ -64,16 +69,17 @@ class Answer(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store() as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+@dataclass(frozen=True)
+class Handled:
+    """What came of a file: the handler's time, the peak of its process's memory, and the document that it wrote."""
+
+    seconds: float
+    peak_kib: int
+    result: dict[str, Any]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_file_of_a_gibibyte_is_processed_within_the_functions_memory(store: Store) -> None:
+def handle(size: int) -> Handled:
+    """Have the handler process a file of ``size`` bytes, all of them zero, in a process of its own."""
     described = {"key": "inputs/large.bin", "sequencer": "0A"}
     record = {
         "eventSource": "aws:s3",
@@ -81,27 +87,34 @@ def test_a_file_of_a_gibibyte_is_processed_within_the_functions_memory(store: St
         "s3": {"bucket": {"name": "bucket"}, "object": described},
     }
     event = {"Records": [{"messageId": "message", "body": json.dumps({"Records": [record]})}]}
-    ran = subprocess.run(
-        [sys.executable, "-c", HANDLE],
-        input=json.dumps(event),
-        env={
-            "PATH": os.defpath,
-            "PYTHONPATH": str(ROOT / "lambda_code"),
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}",
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with Store(size) as store:
+        Thread(target=store.serve_forever, daemon=True).start()
+        ran = subprocess.run(
+            [sys.executable, "-c", HANDLE],
+            input=json.dumps(event),
+            env={
+                "PATH": os.defpath,
+                "PYTHONPATH": str(ROOT / "lambda_code"),
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}",
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        store.shutdown()
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    digest = hashlib.sha256()
-    for _ in range(SIZE // MIB):
-        digest.update(PIECE)
     (stored,) = store.stored
-    result = json.loads(stored)
-    assert (result["size"], result["sha256"]) == (SIZE, digest.hexdigest())
-    peak_kib = int(ran.stdout.splitlines()[-1])
-    assert peak_kib < declared("1" * 12)["function"]["memorySize"] * 1024
+    return Handled(**json.loads(ran.stdout.splitlines()[-1]), result=json.loads(stored))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_of_a_gibibyte_is_processed_within_the_functions_memory() -> None:
+    handled = handle(1024 * MIB)
+    digest = hashlib.sha256()
+    for _ in range(1024):
+        digest.update(PIECE)
+    assert (handled.result["size"], handled.result["sha256"]) == (1024 * MIB, digest.hexdigest())
+    assert handled.peak_kib < declared("1" * 12)["function"]["memorySize"] * 1024
