@@ -17,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("part", nargs="*", choices=(*PARTS, []), help=f"what to measure: {', '.join(PARTS)}; all")
     options = parser.parse_args(arguments)
-    console = Console(soft_wrap=True, highlight=False)
+    # Where nobody says how wide it is, as in a pipe, wide enough for all tables.
+    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         for part in options.part or PARTS:
             PARTS[part](console)

@@ -22,6 +22,7 @@ from pulumi.automation import (
     StackNotFoundError,
     UpdateSummary,
 )
+from pulumi.automation._stack import StackInitMode
 
 from orchestrator import recovery
 from orchestrator.graph import STACKS, dependencies, order
@@ -61,6 +62,10 @@ class _Workspace(LocalWorkspace):
 class _Stack(Stack):
     """A stack that is not asked after each update what nobody reads here: each question starts the CLI once more."""
 
+    def __init__(self, name: str, project: str, command: PulumiCommand) -> None:
+        workspace = _Workspace(work_dir=str(STACKS / project), pulumi_command=command)
+        super().__init__(name, workspace, StackInitMode.SELECT)
+
     def outputs(self) -> OutputMap:
         """Return none of the outputs; `exports` has them."""
         return {}
@@ -98,14 +103,10 @@ class Engine:
 
     def _create(self, project: str) -> None:
         try:
-            self._open(project).workspace.create_stack(self._stack)
+            _Stack(self._stack, project, self._command).workspace.create_stack(self._stack)
         except CommandError as error:
             raise UserError(f"{project}: {explain(error)}.") from error
         self._states[project] = {}
-
-    def _open(self, project: str) -> Stack:
-        workspace = _Workspace(work_dir=str(STACKS / project), pulumi_command=self._command)
-        return _Stack.select(self._stack, workspace)
 
     def resources(self, project: str) -> int:
         """Return how many resources of a project were deployed when this engine was made."""
@@ -143,7 +144,7 @@ class Engine:
             if self._states[project] is None:
                 report.outcome = "absent"
             else:
-                stack = self._open(project)
+                stack = _Stack(self._stack, project, self._command)
                 self._unlocking(project, stack, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
         except CommandError as error:
             report.outcome = "failed"

@@ -27,7 +27,6 @@ def _start(bridge: str, engine: str) -> subprocess.Popen[str]:
     # A group of its own: what the bridge starts in turn, Terraform's provider, would outlive it.
     child = subprocess.Popen(
         [bridge, engine],
-        env=os.environ | {"GOGC": "400"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
