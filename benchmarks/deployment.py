@@ -247,7 +247,7 @@ def run(console: Console) -> None:
             if shutil.which("terraform"):
                 main = PEER / "main.tf"
                 contestants.append(Module("one module", Path(folder) / "peer", [main]))
-                same = [main, PEER / "same_graph" / "override.tf"]
+                same = [main, *(PEER / "same_graph").glob("*.tf")]
                 contestants.append(Module("one module, same graph", Path(folder) / "same", same))
             else:
                 console.print(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["enter"]
 
 
-def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> dict[str, str]:
+def enter(root: Path, say: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
     """See `local.environment.enter`, which this is.
 
     Raises:
@@ -29,4 +29,4 @@ def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> d
         raise UserError("`local` runs on Linux and macOS: on Windows, work in WSL.")
     from local.environment import enter as enter_posix  # noqa: PLC0415 - can't be imported on Windows
 
-    return enter_posix(root, say, engines=engines)
+    return enter_posix(root, say, projects)

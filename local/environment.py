@@ -30,7 +30,7 @@ def emulator(root: Path) -> Emulator:
     return Emulator(root / ".local" / "emulator", int(port))
 
 
-def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> dict[str, str]:
+def enter(root: Path, say: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
     """Make `local` ready for the checkout at `root`, and give the environment to use it in: the whole of it.
 
     Where all is ready already, this takes a few milliseconds.
@@ -38,8 +38,9 @@ def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> d
     Args:
         root: The checkout's folder; all that is written goes to its `.local`, and to the user's cache folder.
         say: Is told, in lines for people, which toolchain is used, and what takes long while it does.
-        engines: Whether this process is going to run Pulumi's engine on several stacks. Then one AWS plugin is started
-            for all of them, where that can be done; it ends with this process and with the last engine.
+        projects: The folder of the projects, each in a folder of its name, that this process is going to run Pulumi's
+            engine on. One AWS plugin is then started for all of them, where that can be done; it ends with this
+            process and the last engine.
 
     Raises:
         UserError: There is no toolchain to be had, or the emulator or the plugin can't be started.
@@ -75,8 +76,9 @@ def enter(root: Path, say: Callable[[str], None], *, engines: bool = False) -> d
         }
         | toolchain.environment
     )
-    if engines and toolchain.shared_plugin:
-        environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{_share_plugin(toolchain.shared_plugin, environment)}"
+    if projects and toolchain.shared_plugin:
+        port = _share_plugin([toolchain.shared_plugin, "--projects", str(projects)], environment)
+        environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{port}"
     return environment
 
 
@@ -84,14 +86,14 @@ _plugins: list[subprocess.Popen[str]] = []
 """They run for as long as we hold their standard input open."""
 
 
-def _share_plugin(program: str, environment: dict[str, str]) -> int:
+def _share_plugin(command: list[str], environment: dict[str, str]) -> int:
     """Start an AWS plugin that any engine may attach to, and return its port.
 
     Raises:
         UserError: It doesn't start.
     """
     plugin = subprocess.Popen(
-        [program],
+        command,
         env=environment | {"GRPC_VERBOSITY": "ERROR"},  # it tells of each engine that goes away, otherwise
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -35,7 +35,7 @@ def enter(stack: str, say: Callable[[str], None], *, engines: bool = False) -> N
     if stack == LOCAL:
         import local  # noqa: PLC0415  an AWS user never enters that room
 
-        environment = local.enter(ROOT, say, engines=engines)
+        environment = local.enter(ROOT, say, STACKS if engines else None)
     else:
         from orchestrator import aws_account, state  # noqa: PLC0415  nor does anybody load boto3 for `local`
 

@@ -5,7 +5,7 @@ the diffs, the waiters and the errors are the real ones. Ours is only the renami
 those that the bridge makes of Terraform's.
 
 Usage, by the engine: python -m local.toolchain.aws_plugin BRIDGE TERRAFORM_PROVIDER ZIPS ENGINE_ADDRESS
-Without an engine's address it serves all engines that attach to it.
+For all engines that attach to it, on projects in a folder: ... ZIPS --projects FOLDER
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def _end() -> None:
 
 def main() -> None:
     """Serve the engine, or all engines that attach, until told to end."""
-    bridge, provider, zips, *engines = sys.argv[1:]
+    bridge, provider, zips, engine, *projects = sys.argv[1:]
     # Started first: what it takes to talk to it can be loaded meanwhile.
-    first = [_start(bridge, engine) for engine in engines]
+    first: list[subprocess.Popen[str]] = [] if projects else [_start(bridge, engine)]
     from local.toolchain import service  # noqa: PLC0415 - see above
 
     def register(server: grpc.Server) -> None:
@@ -54,11 +54,11 @@ def main() -> None:
         def start(engine: str) -> grpc.Channel:
             return proxy.bridge(first.pop() if first else _start(bridge, engine), provider)
 
-        if engines:
-            service.end_at_once_when_told(before=_end)
-            ours = proxy.Proxy(lambda: start(*engines), Path(zips))
+        if projects:
+            ours = sharing.plugin(start, Path(zips), Path(*projects), _end)
         else:
-            ours = sharing.plugin(start, Path(zips), _end)
+            service.end_at_once_when_told(before=_end)
+            ours = proxy.Proxy(lambda: start(engine), Path(zips))
         server.add_generic_rpc_handlers((ours,))
 
     service.serve(register)

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -22,7 +23,6 @@ from shared.errors import UserError
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     _Handler = grpc.RpcMethodHandler[bytes, bytes]
 
@@ -100,16 +100,17 @@ class Proxy(grpc.GenericRpcHandler):
             return _forward(channel, method, request, context)
         types = _SERVICE.methods_by_name[method]
         message = GetMessageClass(types.input_type).FromString(request)
-        self.note(getattr(message, "urn", ""), context.peer())
-        call = Call(method, message, self._zips, configured.region if configured else "")
+        folder = self.folder(getattr(message, "urn", ""), context.peer())
+        call = Call(method, message, self._zips, configured.region if configured else "", folder)
         response = GetMessageClass(types.output_type).FromString(
             _forward(channel, method, message.SerializeToString(), context, call)
         )
         call.answer(response)
         return response.SerializeToString()
 
-    def note(self, urn: str, peer: str) -> None:
-        """Be told which resource the engine at `peer` asks about."""
+    def folder(self, urn: str, peer: str) -> Path:  # noqa: ARG002 - for who serves several
+        """The folder of the project whose resource the engine at `peer` asks about: its own engine starts us there."""
+        return Path()
 
     def _configure(self, request: bytes, context: grpc.ServicerContext) -> Configured:
         settings = provider_pb2.ConfigureRequest.FromString(request)

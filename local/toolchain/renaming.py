@@ -42,14 +42,15 @@ _WRITTEN = ("news", "properties")
 class Call:
     """The names of one call: made from the request, which it renames, and then applied to the answer."""
 
-    def __init__(self, method: str, request: Any, zips: Path, region: str) -> None:  # noqa: ANN401 - see below
+    def __init__(self, method: str, request: Any, zips: Path, region: str, folder: Path) -> None:  # noqa: ANN401
         """Rename `request`, a message of the engine's, to what the bridge understands.
 
         Args:
             method: The name of the remote procedure, e.g. "Create".
-            request: Its message, of one of many generated classes.
+            request: Its message, of one of many generated classes (hence Any).
             zips: The folder for zip files made of code archives.
             region: The provider's region.
+            folder: The project's, which paths in its state are relative to.
 
         Raises:
             UserError: The request is about a type that isn't in the table, code that can't be read, or another region.
@@ -70,7 +71,7 @@ class Call:
             self._name(request)
         for name, properties in _structs(request, _REQUEST_STRUCTS):
             self._leave_region_out(properties)
-            self._zip_code(properties, zips, write=method in ("Create", "Update") and name in _WRITTEN)
+            self._zip_code(properties, zips, folder, write=method in ("Create", "Update") and name in _WRITTEN)
             _rename(properties, self._to_bridge)
         if urn:
             request.urn = self._urns[0]
@@ -126,7 +127,7 @@ class Call:
         suffix = hashlib.sha256(request.randomSeed or os.urandom(32)).hexdigest()[:7]
         request.news[key] = f"{request.urn.split('::', 3)[3]}-{suffix}".lower()
 
-    def _zip_code(self, properties: Struct, zips: Path, *, write: bool) -> None:
+    def _zip_code(self, properties: Struct, zips: Path, folder: Path, *, write: bool) -> None:
         """Replace a function's archive value by the path of its zip, and remember which it was."""
         if self._to_bridge.get("code") is None or "code" not in properties.fields:
             return
@@ -134,9 +135,9 @@ class Call:
         archive = json_format.MessageToDict(value)
         if not archives.is_archive(archive):
             return
-        path = str(archives.zip_path(archive, zips))
+        path = str(archives.zip_path(archive, zips, folder))
         if write:
-            archives.write_zip(archive, zips)
+            archives.write_zip(archive, zips, folder)
         self._codes[path] = _copy(value)
         value.string_value = path
 

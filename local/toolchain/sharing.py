@@ -83,9 +83,10 @@ def _stack(urn: str) -> str:
 class SharedProxy(Proxy):
     """A plugin that several engines attach to."""
 
-    def __init__(self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path) -> None:
+    def __init__(self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, projects: Path) -> None:
         super().__init__(start, zips)
         self._engines = engines
+        self._projects = projects
 
     @override
     def answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -94,16 +95,18 @@ class SharedProxy(Proxy):
         return super().answer(method, request, context)
 
     @override
-    def note(self, urn: str, peer: str) -> None:
+    def folder(self, urn: str, peer: str) -> Path:
         self._engines.note(urn, peer)
+        return self._projects / urn.split("::")[1] if urn else self._projects
 
 
-def plugin(start: Callable[[str], grpc.Channel], zips: Path, end: Callable[[], None]) -> SharedProxy:
+def plugin(start: Callable[[str], grpc.Channel], zips: Path, projects: Path, end: Callable[[], None]) -> SharedProxy:
     """Make this process a plugin for all engines that attach: until standard input is closed and the last has ended.
 
     Args:
         start: Starts a bridge for the engine at an address, and opens a channel to it.
         zips: The folder for zip files made of code archives.
+        projects: The folder in which each project has one of its name.
         end: Is called at the very end.
     """
     engines = Engines()
@@ -112,4 +115,4 @@ def plugin(start: Callable[[str], grpc.Channel], zips: Path, end: Callable[[], N
     engine_pb2_grpc.add_EngineServicer_to_server(engines, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips)
+    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, projects)

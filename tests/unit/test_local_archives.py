@@ -18,8 +18,8 @@ ASSET = {SIGNATURE: "c44067f5952c0a294b673a41bacd8c17"}
 
 
 def zipped(archive: dict[str, Any], folder: Path) -> Path:
-    write_zip(archive, folder)
-    return zip_path(archive, folder)
+    write_zip(archive, folder, Path())
+    return zip_path(archive, folder, Path())
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,5}\.py", fullmatch=True), st.text(max_size=20), min_size=1))
@@ -28,8 +28,12 @@ def test_the_name_depends_on_the_content_and_not_on_its_order(files: dict[str, s
     backwards = dict(reversed(assets.items()))
     changed = assets | {"added.txt": ASSET | {"text": "more"}}
     folder = Path("/nowhere")
-    assert zip_path(ARCHIVE | {"assets": assets}, folder) == zip_path(ARCHIVE | {"assets": backwards}, folder)
-    assert zip_path(ARCHIVE | {"assets": assets}, folder) != zip_path(ARCHIVE | {"assets": changed}, folder)
+    assert zip_path(ARCHIVE | {"assets": assets}, folder, Path()) == zip_path(
+        ARCHIVE | {"assets": backwards}, folder, Path()
+    )
+    assert zip_path(ARCHIVE | {"assets": assets}, folder, Path()) != zip_path(
+        ARCHIVE | {"assets": changed}, folder, Path()
+    )
 
 
 def test_equal_code_makes_equal_bytes_whenever_it_was_written(tmp_path: Path) -> None:
@@ -69,4 +73,14 @@ def test_archives_in_archives_become_folders(tmp_path: Path) -> None:
 )
 def test_code_that_is_not_here_is_named(archive: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/not/there|example\.invalid"):
-        write_zip(archive, tmp_path)
+        write_zip(archive, tmp_path, Path())
+
+
+def test_paths_are_relative_to_the_project_whose_archive_it_is(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text("x = 1\n")
+    (tmp_path / "project").mkdir()
+    archive = ARCHIVE | {"assets": {"main.py": ASSET | {"path": "../code/main.py"}}}
+    write_zip(archive, tmp_path, tmp_path / "project")
+    with zipfile.ZipFile(zip_path(archive, tmp_path, tmp_path / "project")) as written:
+        assert written.read("main.py") == b"x = 1\n"

@@ -48,7 +48,7 @@ def urn(token: str, name: str = "thing") -> str:
 
 
 def call(method: str, request: Message, zips: Path = Path("/nowhere")) -> Call:
-    return Call(method, request, zips, REGION)
+    return Call(method, request, zips, REGION, Path())
 
 
 def read(token: str, inputs: dict[str, Any], known: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -75,11 +75,11 @@ def serve() -> Iterator[Serve]:
 class Plugin:
     """A shared plugin, its bridges, and the engines that are attached to it."""
 
-    def __init__(self, serve: Serve, zips: Path) -> None:
+    def __init__(self, serve: Serve, zips: Path, projects: Path) -> None:
         self.engines = Engines()
         self.bridges: list[Bridge] = []
         self._serve = serve
-        proxy = SharedProxy(self.engines, self._start, zips)
+        proxy = SharedProxy(self.engines, self._start, zips, projects)
         _, self.address = serve(lambda server: server.add_generic_rpc_handlers((proxy,)))
 
     def _start(self) -> grpc.Channel:
@@ -99,7 +99,7 @@ class Plugin:
 
 @pytest.fixture
 def plugin(serve: Serve, tmp_path: Path) -> Plugin:
-    return Plugin(serve, tmp_path)
+    return Plugin(serve, tmp_path / "zips", tmp_path / "projects")
 
 
 def engine(serve: Serve) -> tuple[Engine, grpc.Server, str]:
