@@ -29,4 +29,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.unraisablehook = lambda _: None  # Pulumi's mocks leave event loops open
     sys.exit(main())

@@ -143,7 +143,6 @@ class Context:
 
 def run(console: Console) -> None:
     """Measure the pipeline, then the function's start, then its cost above that of S3."""
-    sys.unraisablehook = lambda _: None  # Pulumi's mocks, by which `make` knows the stacks, leave event loops open
     with TemporaryDirectory() as folder, running(private_emulator(Path(folder))) as emulator:
         driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
         _print_feedings(console, driver)

@@ -88,11 +88,13 @@ def _operate(options: argparse.Namespace) -> int:
         if operation == "destroy":
             needs = graph.dependents(needs)
             in_order.reverse()
-        elif operation != "deploy":
+        elif operation == "deploy":
+            engine.create_missing(chosen)
+        else:
             # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
             # are there to be referred to.
             if operation == "preview":
-                engine.create_missing()
+                engine.create_missing(everything)
             needs = dict.fromkeys(needs, ())
         for project in graph.walk(needs, run):
             reports[project] = Report(project, outcome="left out")

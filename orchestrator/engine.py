@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,22 +91,22 @@ class Engine:
         states = _ask_each(self._command, "stack", "export", "--stack", stack)
         self._states = {project: state and (state["deployment"] or {}) for project, state in states.items()}
 
-    def create_missing(self) -> None:
-        """Create the stacks that are not there yet, so that others can refer to them.
+    def create_missing(self, projects: Iterable[str]) -> None:
+        """Create the stacks that are not there yet, so that they can be deployed, and others refer to them.
 
         Raises:
             UserError: The stacks' state can't be reached.
         """
-        for project, state in self._states.items():
-            if state is None:
-                self._create(project)
 
-    def _create(self, project: str) -> None:
-        try:
-            _Stack(self._stack, project, self._command).workspace.create_stack(self._stack)
-        except CommandError as error:
-            raise UserError(f"{project}: {explain(error)}.") from error
-        self._states[project] = {}
+        def create(project: str) -> None:
+            try:
+                _Stack(self._stack, project, self._command).workspace.create_stack(self._stack)
+            except CommandError as error:
+                raise UserError(f"{project}: {explain(error)}.") from error
+            self._states[project] = {}
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(create, [project for project in projects if self._states[project] is None]))
 
     def resources(self, project: str) -> int:
         """Return how many resources of a project were deployed when this engine was made."""
@@ -139,8 +139,6 @@ class Engine:
             self._on_event(project, event)
 
         try:
-            if self._states[project] is None and operation in {"deploy", "preview"}:
-                self._create(project)
             if self._states[project] is None:
                 report.outcome = "absent"
             else:

@@ -14,13 +14,16 @@ version) echo v3.259.0; exit ;;
 *) echo "$(basename "$PWD") $*" >> {notes} ;;
 esac
 case "$*" in
-*"stack export"*) cat {states}/"$(basename "$PWD")" ;;
+*"stack export"*) cat {states}/"$(basename "$PWD")" || {{ echo "error: no stack named 'dev' found" >&2; exit 255; }} ;;
 esac
 """
 NOTHING: dict[str, object] = {"deployment": None}
 DEPLOYED = {"deployment": {"resources": [{"type": "pulumi:pulumi:Stack"}, {"type": "aws:s3/bucket:Bucket"}]}}
 ROLE = {"type": "aws:iam/role:Role", "urn": "urn::role", "inputs": {"name": "reader"}}
 CUT_OFF = {"deployment": {"pending_operations": [{"type": "creating", "resource": ROLE}]}}
+
+
+PROJECTS = ("storage", "messaging", "compute")
 
 
 class Cli:
@@ -36,8 +39,13 @@ class Cli:
 
     def states(self, state: object) -> None:
         """Let it export this of every project."""
-        for project in ("storage", "messaging", "compute"):
+        for project in PROJECTS:
             (self._states / project).write_text(json.dumps(state), encoding="utf-8")
+
+    def forget(self, *projects: str) -> None:
+        """Let it know of no stack in these projects."""
+        for project in projects:
+            (self._states / project).unlink()
 
     @property
     def asked(self) -> list[str]:
@@ -63,6 +71,15 @@ def test_an_update_asks_for_all_states_at_once_and_for_nothing_afterwards(
     assert engine.run("storage", operation).outcome == "done"
     assert sorted(cli.asked[:3]) == LOOK
     assert cli.asked[3:] == [f"storage {command}"]
+
+
+def test_stacks_that_are_missing_are_created_and_no_others(cli: Cli) -> None:
+    cli.forget("storage", "messaging")
+    engine = Engine("dev", lambda *_: None, print)
+    assert engine.run("messaging", "destroy").outcome == "absent"
+    engine.create_missing(["storage", "compute"])
+    assert engine.run("storage", "deploy").outcome == "done"
+    assert cli.asked[3:] == ["storage stack init dev", "storage up"]
 
 
 def test_what_was_cut_off_is_looked_into_before_it_is_gone_on_with(cli: Cli) -> None:
