@@ -6,6 +6,7 @@ Most of what a preview takes is the start of a plugin: the bridge loads the sche
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Condition
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,8 @@ class Engines(engine_pb2_grpc.EngineServicer):
         attached = dict(self._attached)
         address = self._address.get(_stack(request.urn))
         for channel in [attached[address]] if address in attached else attached.values():
-            engine_pb2_grpc.EngineStub(channel).Log(request)
+            with suppress(grpc.RpcError):  # which has just ended
+                engine_pb2_grpc.EngineStub(channel).Log(request)
         return empty_pb2.Empty()
 
 
