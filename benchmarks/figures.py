@@ -20,7 +20,9 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 def table(console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column is text and whose others are figures."""
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    if title:
+        console.print(title)  # not the table's own, which is as narrow as the table
+    shown = Table(box=None, pad_edge=False)
     for number, name in enumerate(head):
         shown.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
