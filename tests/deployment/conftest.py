@@ -15,9 +15,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     checkout.emulator.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployed(checkout: Checkout) -> Checkout:
-    """The copy, with its stacks deployed as `local`, and a visibility timeout that tests can wait for."""
+    """The copy, with its stacks deployed as `local`, and a visibility timeout that tests can wait for.
+
+    For each module anew, as the one before may have destroyed it; where it did not, there is nothing to change.
+    """
     checkout.configure("messaging", "local", consumerTimeoutSeconds=2)
     deploy = checkout.run("orchestrator", "deploy")
     assert deploy.returncode == 0, deploy.stdout + deploy.stderr
