@@ -24,6 +24,7 @@ from zipfile import ZipFile
 
 from rich.console import Console
 
+from benchmarks.commands import check
 from benchmarks.figures import seconds, table
 from local.emulator import REGION, Emulator
 from local.toolchain import terraform
@@ -75,13 +76,13 @@ class Stacks:
 
     def prepare(self) -> None:
         """Find the toolchain, build what is missing of it, and start the emulator."""
-        _check(self._checkout.run("local", "env"))
+        check(self._checkout.run("local", "env"))
 
     def run(self, operation: str) -> None:
         """See `Contestant`."""
         self._begun = time.time()
         done = self._checkout.run("orchestrator", operation, "--json")
-        _check(done)
+        check(done)
         for report in json.loads(done.stdout):
             self.seconds[operation][report["project"]].append(report["seconds"])
             if operation == "preview" and set(report["changes"]) != {"same"}:
@@ -89,7 +90,8 @@ class Stacks:
 
     def deployed(self) -> Deployed:
         """See `Contestant`; a stack's first resources wait for the last one of those that it reads."""
-        resources = {project: self._resources(project) for project in dependencies()}
+        graph = dependencies()
+        resources = {project: self._checkout.resources(project) for project in graph}
         finished = {
             _name(each["urn"]): datetime.fromisoformat(each["created"]).timestamp()
             for stack in resources.values()
@@ -101,16 +103,11 @@ class Stacks:
         }
         needs = {
             _name(each["urn"]): [name for name in map(_name, each.get("dependencies", [])) if name in finished]
-            or [last[other] for other in dependencies()[project]]
+            or [last[other] for other in graph[project]]
             for project, stack in resources.items()
             for each in stack
         }
         return Deployed(self._begun, finished, needs)
-
-    def _resources(self, project: str) -> list[dict[str, str]]:
-        path = self._checkout.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
-        state = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
-        return [resource for resource in state if resource["type"].startswith("aws:")]
 
 
 def _name(urn: str) -> str:
@@ -203,18 +200,13 @@ class Module:
             text=True,
             check=False,
         )
-        _check(done)
+        check(done)
         return done.stdout
 
 
 def _resource(address: str) -> str:
     """Return the address of a resource without that of an instance of it."""
     return address.partition("[")[0]
-
-
-def _check(done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode:
-        raise UserError(f"'{' '.join(map(str, done.args))}' failed:\n{done.stdout}{done.stderr}")
 
 
 def critical_path(deployed: Deployed) -> list[tuple[str, float]]:

@@ -40,9 +40,10 @@ import boto3
 import pytest
 from rich.console import Console
 
+from benchmarks.commands import check
 from benchmarks.figures import table
+from benchmarks.pipeline import written
 from operations.pipeline import counts
-from shared.errors import UserError
 from tests.checkout import Checkout
 from tests.emulated_pipeline import make, private_emulator, running
 from tests.pipeline.driver import EMPTY, Driver
@@ -158,7 +159,9 @@ def _number(driver: Driver, number: int) -> tuple[str, ...]:
         return counts(driver.pipeline.main_queue_url) == EMPTY and driver.results() >= files.keys()
 
     eventually(done, PATIENCE_S)
-    seconds = _last_result(driver) - begun
+    pipeline = driver.pipeline
+    done_at = written(boto3.client("s3"), pipeline.bucket_name, pipeline.output_prefix)
+    seconds = max(done_at.values()).timestamp() - begun
     left, dead = counts(driver.pipeline.main_queue_url), counts(driver.pipeline.dead_letter_queue_url)
     return (
         f"{number:,}",
@@ -169,16 +172,6 @@ def _number(driver: Driver, number: int) -> tuple[str, ...]:
         str(left.waiting + left.in_flight),
         str(dead.waiting + dead.in_flight),
     )
-
-
-def _last_result(driver: Driver) -> float:
-    """Return when the last result was written, in seconds since the epoch."""
-    pages = (
-        boto3.client("s3")
-        .get_paginator("list_objects_v2")
-        .paginate(Bucket=driver.pipeline.bucket_name, Prefix=driver.pipeline.output_prefix)
-    )
-    return max(item["LastModified"].timestamp() for page in pages for item in page.get("Contents", []))
 
 
 def _sizes(console: Console) -> None:
@@ -205,7 +198,7 @@ def _noted(folder: Path) -> Iterator[Checkout]:
     """Make a copy of the project in which each process of Pulumi is noted in ``notes``."""
     checkout = Checkout(folder)
     try:
-        _succeed(checkout, "local", "env")  # finds the toolchain, and starts the emulator
+        check(checkout.run("local", "env"))  # finds the toolchain, and starts the emulator
         record = folder / ".local" / "toolchain.json"
         toolchain = json.loads(record.read_text(encoding="utf-8"))
         pulumi = shutil.which("pulumi", path=os.pathsep.join(toolchain["path"]))
@@ -246,7 +239,7 @@ def _command(checkout: Checkout, command: str) -> tuple[str, ...]:
     notes = checkout.root / "notes"
     notes.unlink(missing_ok=True)
     begun = time.time_ns()
-    _succeed(checkout, "orchestrator", command)
+    check(checkout.run("orchestrator", command))
     wall = time.time_ns() - begun
     intervals = []
     for line in notes.read_text(encoding="utf-8").splitlines():
@@ -263,9 +256,3 @@ def _command(checkout: Checkout, command: str) -> tuple[str, ...]:
         f"{(wall - within) / 1e9:.2f}",
         f"{(wall - within) / wall:.1%}",
     )
-
-
-def _succeed(checkout: Checkout, *arguments: str) -> None:
-    done = checkout.run(*arguments)
-    if done.returncode:
-        raise UserError(f"'python -m {' '.join(arguments)}' failed:\n{done.stdout}{done.stderr}")

@@ -218,10 +218,10 @@ def _process(driver: Driver, name: str, files: int) -> Burst:
     pipeline, s3 = driver.pipeline, boto3.client("s3")
     contents = {f"{name}-{number}.bin": SMALL for number in range(files)}
     driver.upload(contents)
-    eventually(lambda: len(_written(s3, pipeline.bucket_name, f"{pipeline.output_prefix}{name}-")) == files)
+    eventually(lambda: len(written(s3, pipeline.bucket_name, f"{pipeline.output_prefix}{name}-")) == files)
     driver.assert_idle()
-    begun = _written(s3, pipeline.bucket_name, f"{pipeline.input_prefix}{name}-")
-    done = _written(s3, pipeline.bucket_name, f"{pipeline.output_prefix}{name}-")
+    begun = written(s3, pipeline.bucket_name, f"{pipeline.input_prefix}{name}-")
+    done = written(s3, pipeline.bucket_name, f"{pipeline.output_prefix}{name}-")
     latencies = [
         done[f"{pipeline.output_prefix}{each}.json"] - begun[f"{pipeline.input_prefix}{each}"] for each in contents
     ]
@@ -232,7 +232,7 @@ def _process(driver: Driver, name: str, files: int) -> Burst:
     )
 
 
-def _written(s3: "S3Client", bucket: str, prefix: str) -> dict[str, datetime]:
+def written(s3: "S3Client", bucket: str, prefix: str) -> dict[str, datetime]:
     """Return when S3 stored the objects under a prefix, by key.
 
     That is LastModified in S3's listing: whole seconds on AWS, but milliseconds in the emulator, by the one clock of

@@ -1,5 +1,6 @@
 """A copy of this project with an AWS of its own, for tests that deploy it."""
 
+import json
 import os
 import shutil
 import socket
@@ -75,6 +76,12 @@ class Checkout:
         values = {key if ":" in key else f"{project}:{key}": value for key, value in settings.items()}
         content["config"] = content.get("config", {}) | values
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def resources(self, project: str) -> list[dict[str, Any]]:
+        """Return the AWS resources of a project's stack, as Pulumi keeps them in its state."""
+        path = self.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
+        state = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
+        return [resource for resource in state if resource["type"].startswith("aws:")]
 
     def client(self, service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
         """Return a boto3 client for a service of the copy's emulator."""

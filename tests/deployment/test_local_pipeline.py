@@ -32,13 +32,6 @@ def document(checkout: Checkout, key: str) -> dict[str, Any]:
     return eventually(lambda: documents(checkout).get(key))
 
 
-def state(checkout: Checkout, project: str) -> list[dict[str, Any]]:
-    """Return a stack's AWS resources, as Pulumi keeps them."""
-    path = checkout.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
-    resources = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
-    return [resource for resource in resources if resource["type"].startswith("aws:")]
-
-
 def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
     for refresh in ((), ("--refresh",)):
         preview = deployed.run("orchestrator", "preview", *refresh)
@@ -51,7 +44,7 @@ def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
 def test_what_is_deployed_is_what_the_picture_is_drawn_from(deployed: Checkout, project: str) -> None:
     found = {
         resource["urn"].rpartition("::")[2]: sorted(urn.rpartition("::")[2] for urn in resource.get("dependencies", []))
-        for resource in state(deployed, project)
+        for resource in deployed.resources(project)
     }
     program = stack_program.run(project, upstream=stack_program.UPSTREAM)
     declared = {
@@ -64,7 +57,7 @@ def test_what_is_deployed_is_what_the_picture_is_drawn_from(deployed: Checkout, 
 def test_what_goes_with_a_queue_need_not_be_deleted_before_it(deployed: Checkout) -> None:
     found = {
         resource["urn"].rpartition("::")[2]: resource["deletedWith"].rpartition("::")[2]
-        for resource in state(deployed, "messaging")
+        for resource in deployed.resources("messaging")
         if "deletedWith" in resource
     }
     assert found == {

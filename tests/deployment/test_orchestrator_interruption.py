@@ -106,44 +106,43 @@ def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
     assert deployed(small) if command == "deploy" else not stress.left(small)
 
 
-def test_no_plugin_outlives_an_engine_that_is_killed(small: Checkout, faulty: FaultyAws) -> None:
-    asked, ended = threading.Event(), threading.Event()
+def deploy_until_the_function_is_made(
+    checkout: Checkout, faulty: FaultyAws
+) -> tuple[subprocess.Popen[str], threading.Event]:
+    """Start a deployment; return it once AWS has made the function, and what lets that be told."""
+    asked, released = threading.Event(), threading.Event()
 
     def hold(action: str) -> None:
         if action == FUNCTION:
             asked.set()
-            ended.wait(60)
+            released.wait(60)
 
     faulty.keep_back = hold
-    process = stress.start(small, "deploy")
+    process = stress.start(checkout, "deploy")
     assert asked.wait(60)
+    return process, released
+
+
+def test_no_plugin_outlives_an_engine_that_is_killed(small: Checkout, faulty: FaultyAws) -> None:
+    process, released = deploy_until_the_function_is_made(small, faulty)
     names = {pid: _name(pid) for pid in stress.session(process.pid)}
     (engine,) = [pid for pid, name in names.items() if name == "pulumi"]
     assert any(name.startswith("terraform-provi") for name in names.values())
     os.kill(engine, signal.SIGKILL)
     process.communicate()
     eventually(lambda: not stress.session(process.pid), seconds=5)
-    ended.set()
+    released.set()
     assert process.returncode == 1
 
 
 def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_killed(
     small: Checkout, faulty: FaultyAws
 ) -> None:
-    asked, killed = threading.Event(), threading.Event()
-
-    def hold(action: str) -> None:
-        if action == FUNCTION:
-            asked.set()
-            killed.wait(60)
-
-    faulty.keep_back = hold
-    process = stress.start(small, "deploy")
-    assert asked.wait(60)
+    process, released = deploy_until_the_function_is_made(small, faulty)
     process.kill()
     process.communicate()
     assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
-    killed.set()
+    released.set()
     eventually(lambda: not stress.session(process.pid), seconds=60)
     stress.finish(small, "deploy")
     assert deployed(small)
