@@ -7,7 +7,7 @@ from typing import Final
 from rich.console import Console
 
 from benchmarks import deployment, growth, pipeline
-from shared.errors import UserError
+from xfarm.errors import UserError
 
 PARTS: Final = {"deployment": deployment.run, "pipeline": pipeline.run, "growth": growth.run}
 

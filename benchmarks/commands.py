@@ -2,7 +2,7 @@
 
 from subprocess import CompletedProcess
 
-from shared.errors import UserError
+from xfarm.errors import UserError
 
 
 def check(done: CompletedProcess[str]) -> None:

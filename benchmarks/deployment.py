@@ -26,11 +26,12 @@ from rich.console import Console
 
 from benchmarks.commands import check
 from benchmarks.figures import seconds, table
-from local.emulator import REGION, Emulator
-from local.toolchain import terraform
-from orchestrator.graph import ROOT, dependencies
-from shared.errors import UserError
-from tests.checkout import Checkout, free_port
+from tests.support.checkout import Checkout, free_port
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.errors import UserError
+from xfarm.orchestrator.graph import dependencies
+from xfarm.paths import ROOT
+from xfarm.toolchain import terraform
 
 ROUNDS: Final = 3
 PEER: Final = Path(__file__).parent / "peer"
@@ -76,12 +77,12 @@ class Stacks:
 
     def prepare(self) -> None:
         """Find the toolchain, build what is missing of it, and start the emulator."""
-        check(self._checkout.run("local", "env"))
+        check(self._checkout.run("env"))
 
     def run(self, operation: str) -> None:
         """See `Contestant`."""
         self._begun = time.time()
-        done = self._checkout.run("orchestrator", operation, "--json")
+        done = self._checkout.run(operation, "--json")
         check(done)
         for report in json.loads(done.stdout):
             self.seconds[operation][report["project"]].append(report["seconds"])

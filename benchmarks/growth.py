@@ -43,13 +43,13 @@ from rich.console import Console
 from benchmarks.commands import check
 from benchmarks.figures import table
 from benchmarks.pipeline import written
-from operations.pipeline import counts
-from tests.checkout import Checkout
-from tests.emulated_pipeline import make, private_emulator, running
-from tests.pipeline.driver import EMPTY, Driver
-from tests.pipeline.test_memory import MIB, handle
-from tests.small_stacks import SETTINGS
-from tests.waiting import eventually
+from tests.emulator.pipeline.test_memory import MIB, handle
+from tests.support.checkout import Checkout
+from tests.support.driver import EMPTY, Driver
+from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.small_stacks import SETTINGS
+from tests.support.waiting import eventually
+from xfarm.operations.pipeline import counts
 
 NUMBERS: Final = (10, 100, 1_000, 10_000)
 KIB: Final = 1024
@@ -198,7 +198,7 @@ def _noted(folder: Path) -> Iterator[Checkout]:
     """Make a copy of the project in which each process of Pulumi is noted in ``notes``."""
     checkout = Checkout(folder)
     try:
-        check(checkout.run("local", "env"))  # finds the toolchain, and starts the emulator
+        check(checkout.run("env"))  # finds the toolchain, and starts the emulator
         record = folder / ".local" / "toolchain.json"
         toolchain = json.loads(record.read_text(encoding="utf-8"))
         pulumi = shutil.which("pulumi", path=os.pathsep.join(toolchain["path"]))
@@ -239,7 +239,7 @@ def _command(checkout: Checkout, command: str) -> tuple[str, ...]:
     notes = checkout.root / "notes"
     notes.unlink(missing_ok=True)
     begun = time.time_ns()
-    check(checkout.run("orchestrator", command))
+    check(checkout.run(command))
     wall = time.time_ns() - begun
     intervals = []
     for line in notes.read_text(encoding="utf-8").splitlines():

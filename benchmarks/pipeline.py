@@ -26,11 +26,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.figures import percentile, table
-from operations.pipeline import Pipeline
-from orchestrator.graph import ROOT
-from tests.emulated_pipeline import declared, make, private_emulator, running
-from tests.pipeline.driver import Driver
-from tests.waiting import eventually
+from tests.support.driver import Driver
+from tests.support.emulated_pipeline import declared, make, private_emulator, running
+from tests.support.waiting import eventually
+from xfarm.operations.pipeline import Pipeline
+from xfarm.paths import ROOT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.aws import Aws
+from tests.support.aws import Aws
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,6 @@ def deployed(checkout: Checkout) -> Checkout:
     For each module anew, as the one before may have destroyed it; where it did not, there is nothing to change.
     """
     checkout.configure("messaging", "local", consumerTimeoutSeconds=2)
-    deploy = checkout.run("orchestrator", "deploy")
+    deploy = checkout.run("deploy")
     assert deploy.returncode == 0, deploy.stdout + deploy.stderr
     return checkout

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 PROGRAM = """
 import pulumi
@@ -37,7 +37,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 
 def test_a_stack_is_added_by_its_folder_and_one_line(checkout: Checkout) -> None:
     # Nothing was ever deployed: what the stacks read of each other is not known yet, and the plan is whole.
-    preview = checkout.run("orchestrator", "preview")
+    preview = checkout.run("preview")
     assert preview.returncode == 0, preview.stdout + preview.stderr
     for project, resource in (
         ("storage", "bucket"),
@@ -46,6 +46,6 @@ def test_a_stack_is_added_by_its_folder_and_one_line(checkout: Checkout) -> None
         ("audit", "audit-log"),
     ):
         assert f"+ {project:10} {resource} " in preview.stdout
-    refused = checkout.run("orchestrator", "deploy", "--only", "audit")
+    refused = checkout.run("deploy", "--only", "audit")
     assert refused.returncode == 1
     assert "'audit' can't be deployed: 'storage' is not deployed" in refused.stderr

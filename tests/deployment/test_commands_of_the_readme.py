@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.graph import ROOT
-from tests.checkout import HANGS_S, Checkout
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
+from tests.support.checkout import HANGS_S, Checkout
+from xfarm.paths import ROOT
 
 __all__ = ["runner"]
 

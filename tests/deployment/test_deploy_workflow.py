@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from local.emulator import REGION
-from local.environment import enter
-from orchestrator.graph import ROOT, dependencies
-from tests.checkout import Checkout
-from tests.waiting import eventually
+from tests.support.checkout import Checkout
+from tests.support.waiting import eventually
+from xfarm.emulator.server import REGION
+from xfarm.orchestrator.graph import dependencies
+from xfarm.orchestrator.local_environment import prepare
+from xfarm.paths import ROOT
 
 ROLE = "arn:aws:iam::000000000000:role/deployer"
 SECRETS = {
@@ -93,7 +94,7 @@ class Runner:
         """Return an environment in which Pulumi is at hand, as after its official installation."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("GATEWAY_PORT", str(self.checkout.port))
-            return enter(self.checkout.root, print)
+            return prepare(self.checkout.root, print)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_preview_then_run_then_run_then_delete(runner: Runner) -> None:
     eventually(lambda: s3.list_objects_v2(Bucket=STATE_BUCKET, Prefix=locks)["KeyCount"] or failures)
     pulumi = runner.pulumi()
     environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
-    second = checkout.run("orchestrator", "deploy", "dev", "--yes", **environment)
+    second = checkout.run("deploy", "dev", "--yes", **environment)
     deploying.join()
     assert not failures, failures
     assert second.returncode == 1

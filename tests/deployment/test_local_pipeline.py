@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.graph import ROOT
-from tests.aws import Aws
-from tests.checkout import Checkout
-from tests.unit import stack_program
-from tests.waiting import eventually
+from tests.support import stack_program
+from tests.support.aws import Aws
+from tests.support.checkout import Checkout
+from tests.support.waiting import eventually
+from xfarm.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("deployed")
 
@@ -34,7 +34,7 @@ def document(checkout: Checkout, key: str) -> dict[str, Any]:
 
 def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
     for refresh in ((), ("--refresh",)):
-        preview = deployed.run("orchestrator", "preview", *refresh)
+        preview = deployed.run("preview", *refresh)
         assert preview.returncode == 0, preview.stdout + preview.stderr
         for project in ("storage", "messaging", "compute"):
             assert f"{project} no change" in " ".join(preview.stdout.split())
@@ -80,7 +80,7 @@ def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checko
         "HTTPS_PROXY": aws.url,
         "HTTP_PROXY": aws.url,
     }
-    preview = deployed.run("orchestrator", "preview", "--refresh", **somebody)
+    preview = deployed.run("preview", "--refresh", **somebody)
     assert preview.returncode == 0, preview.stdout + preview.stderr
     assert "no change" in preview.stdout
     assert aws.asked == []
@@ -104,7 +104,7 @@ def test_each_stack_is_an_ordinary_pulumi_project(deployed: Checkout) -> None:
 
 
 def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
-    outputs = deployed.run("orchestrator", "outputs", "--json")
+    outputs = deployed.run("outputs", "--json")
     exported = json.loads(outputs.stdout)
     assert exported["storage"]["bucket_name"] == BUCKET
     assert exported["messaging"]["consumer_timeout_seconds"] == 2
@@ -165,14 +165,14 @@ def test_a_change_of_the_code_is_a_change_and_the_same_code_is_none(deployed: Ch
     unchanged = source.read_bytes()
     source.write_bytes(unchanged + b"# a change\n")
     (source.parent / "__pycache__").mkdir(exist_ok=True)
-    changed = deployed.run("orchestrator", "preview")
+    changed = deployed.run("preview")
     assert "~ compute    function" in changed.stdout
     source.write_bytes(unchanged)
-    assert "~" not in deployed.run("orchestrator", "preview").stdout
+    assert "~" not in deployed.run("preview").stdout
 
 
 def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
-    destroy = deployed.run("orchestrator", "destroy")
+    destroy = deployed.run("destroy")
     assert destroy.returncode == 0, destroy.stdout + destroy.stderr
     assert deployed.client("s3").list_buckets()["Buckets"] == []
     assert deployed.client("sqs").list_queues().get("QueueUrls", []) == []
@@ -180,6 +180,6 @@ def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
     assert deployed.client("lambda").list_event_source_mappings()["EventSourceMappings"] == []
     assert deployed.client("logs").describe_log_groups()["logGroups"] == []
     assert "xFarmLambdaRole" not in str(deployed.client("iam").list_roles()["Roles"])
-    again = deployed.run("orchestrator", "destroy")
+    again = deployed.run("destroy")
     assert again.returncode == 0
     assert "Nothing is there" in again.stdout

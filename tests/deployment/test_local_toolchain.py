@@ -12,9 +12,9 @@ from typing import Any
 import boto3
 import pytest
 
-import local
-from local.emulator import REGION, Emulator
-from local.toolchain import aws_types
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.orchestrator import local_environment
+from xfarm.toolchain import aws_types
 
 PROJECT = Path(__file__).parent / "local_project"
 
@@ -78,7 +78,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         probe.close()
         patch.setenv("GATEWAY_PORT", str(port))
         patch.setenv("AWS_PROFILE", "a-real-account")
-        environment = local.enter(root, print)
+        environment = local_environment.prepare(root, print)
     project = Project(folder, environment)
     project.pulumi("stack", "init", "dev")
     project.pulumi("up", "--yes", "--skip-preview")

@@ -14,11 +14,11 @@ import boto3
 import pytest
 from rich.console import Console
 
-from operations import dead_letters, send, status
-from operations.pipeline import Counts, Pipeline, counts
-from operations.redrive import redrive
-from shared.errors import UserError
-from tests.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
+from tests.support.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
+from xfarm.errors import UserError
+from xfarm.operations import dead_letters, send, status
+from xfarm.operations.pipeline import Counts, Pipeline, counts
+from xfarm.operations.redrive import redrive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

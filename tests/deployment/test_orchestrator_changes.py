@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests import stress
-from tests.checkout import Checkout
+from tests.support import stress
+from tests.support.checkout import Checkout
 
 OLD, NEW = "xfarm-bucket-01", "xfarm-bucket-02"
 TIMEOUT = 7

@@ -4,9 +4,9 @@ import json
 import time
 from collections import Counter
 
-from tests import stress
-from tests.checkout import Checkout
-from tests.faulty_aws import FaultyAws
+from tests.support import stress
+from tests.support.checkout import Checkout
+from tests.support.faulty_aws import FaultyAws
 
 pytest_plugins = ("tests.small_stacks",)
 
@@ -36,7 +36,7 @@ def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Check
         return (500, "InternalFailure") if action == "PutMetricAlarm" else None
 
     faulty.refuse = refuse
-    failed = small.run("orchestrator", "deploy", "--json")
+    failed = small.run("deploy", "--json")
     assert failed.returncode == 1
     assert "alpha alarm" in failed.stderr
     assert "InternalFailure" in failed.stderr
@@ -50,7 +50,7 @@ def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Check
 
 def refusal(checkout: Checkout, *arguments: str) -> str:
     """Return the one sentence with which a command is refused."""
-    done = checkout.run("orchestrator", *arguments)
+    done = checkout.run(*arguments)
     assert done.returncode == 1
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return sentence.removeprefix("error: ")

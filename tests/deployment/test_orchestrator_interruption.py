@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import stress
-from tests.checkout import Checkout
-from tests.faulty_aws import FaultyAws
-from tests.waiting import eventually
+from tests.support import stress
+from tests.support.checkout import Checkout
+from tests.support.faulty_aws import FaultyAws
+from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.small_stacks",)
 
@@ -50,7 +50,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     faulty.keep_back = slowly
     process = stress.start(small, "deploy")
     assert asked.wait(60)
-    other = small.run("orchestrator", "deploy")
+    other = small.run("deploy")
     # A terminal sends the signal to all of its foreground's process group.
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate()[0]
@@ -159,7 +159,7 @@ def test_the_lock_of_another_host_is_never_broken(small: Checkout) -> None:
     lock.parent.mkdir(parents=True, exist_ok=True)
     owner = {"pid": 2**22 + 1, "username": "anna", "hostname": "elsewhere", "timestamp": "2026-11-24T12:00:00Z"}
     lock.write_text(json.dumps(owner), encoding="utf-8")
-    refused = small.run("orchestrator", "deploy")
+    refused = small.run("deploy")
     assert refused.returncode == 1
     assert f"the stack is locked by anna@elsewhere (process {owner['pid']})" in refused.stdout
     assert "pulumi cancel" in refused.stdout

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 
 from benchmarks.deployment import PEER, Deployed, critical_path
-from local.toolchain.aws_types import terraform_name
-from orchestrator.graph import dependencies
-from tests.unit import stack_program
+from tests.support import stack_program
+from xfarm.orchestrator.graph import dependencies
+from xfarm.toolchain.aws_types import terraform_name
 
 ALARMS = 4
 """One block of the peer's, for each of four."""

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from s3_events import Json
 from urllib3.exceptions import ReadTimeoutError
 
-from local.emulator import REGION, Emulator
+from xfarm.emulator.server import REGION, Emulator
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest

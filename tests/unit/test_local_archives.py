@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.toolchain.archives import write_zip, zip_path
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.toolchain.archives import write_zip, zip_path
 
 SIGNATURE = "4dabf18193072939515e22adb298388d"
 ARCHIVE = {SIGNATURE: "0def7320c3a5731c473e5ecbe6d01bc7"}

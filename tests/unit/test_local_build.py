@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from local.toolchain import build
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.toolchain import build
 
 GO = """#!/bin/sh
 if [ "$1" = env ]; then echo go{version}; exit; fi
@@ -81,7 +81,7 @@ def test_a_second_process_waits_for_the_first_and_uses_what_it_built(folder: Pat
     os.mkfifo(folder / "go-on")
     install_go(folder, f'echo building >&2; read line < {folder / "go-on"}; echo "built by $$" > "$2"')
     program = (
-        "from local.toolchain import build; print(build.build(build.BRIDGE, lambda line: print(line, flush=True)))"
+        "from xfarm.toolchain import build; print(build.build(build.BRIDGE, lambda line: print(line, flush=True)))"
     )
 
     def start() -> subprocess.Popen[str]:

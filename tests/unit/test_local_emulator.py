@@ -9,8 +9,8 @@ from typing import Any
 import boto3
 import pytest
 
-from local.emulator import REGION, Emulator
-from shared.errors import UserError
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.errors import UserError
 
 
 def free_port() -> int:
@@ -110,6 +110,6 @@ def test_what_a_killed_emulator_left_is_recognised(emulator: Emulator) -> None:
 
 
 def test_its_last_words_are_shown_when_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("local.emulator._PROGRAM", Path("/not/there.py"))
+    monkeypatch.setattr("xfarm.emulator.server._PROGRAM", Path("/not/there.py"))
     with pytest.raises(UserError, match=r"ended at once.*\n.*/not/there\.py"):
         emulator.start()

@@ -1,17 +1,14 @@
 """The environment of everything that runs against `local`."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import local
-from local import __main__ as command_line
-from local import environment
-from local.emulator import Emulator
-from local.toolchain.resolve import Toolchain
-from shared.errors import UserError
+from xfarm.emulator.server import Emulator
+from xfarm.errors import UserError
+from xfarm.orchestrator import local_environment as environment
+from xfarm.toolchain.resolve import Toolchain
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def test_nothing_in_it_leads_to_a_real_account(root: Path, monkeypatch: pytest.M
         "PULUMI_CONFIG_PASSPHRASE_FILE",
     ):
         monkeypatch.setenv(name, "real")
-    entered = local.enter(root, lambda _line: None)
+    entered = environment.prepare(root, lambda _line: None)
     assert "real" not in entered.values()
     assert {name: value for name, value in entered.items() if name.startswith("AWS_")} == {
         "AWS_ACCESS_KEY_ID": "test",
@@ -68,7 +65,7 @@ def test_the_rest_of_the_environment_is_kept(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("EDITOR", "vi")
     monkeypatch.setenv("PATH", "/usr/bin:/toolchain/bin")
     said: list[str] = []
-    entered = local.enter(root, said.append)
+    entered = environment.prepare(root, said.append)
     assert (entered["EDITOR"], entered["EXTRA"]) == ("vi", "1")
     assert entered["PATH"] == "/toolchain/bin:/usr/bin"
     assert said == ["Toolchain: a test's."]
@@ -76,34 +73,15 @@ def test_the_rest_of_the_environment_is_kept(root: Path, monkeypatch: pytest.Mon
 
 def test_entering_twice_changes_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "internal")
-    first = local.enter(root, lambda _line: None)
+    first = environment.prepare(root, lambda _line: None)
     assert first["NO_PROXY"] == "internal,127.0.0.1,localhost"
     for name, value in first.items():
         monkeypatch.setenv(name, value)
-    assert local.enter(root, lambda _line: None) == first
+    assert environment.prepare(root, lambda _line: None) == first
 
 
 @pytest.mark.parametrize("port", ["http", "0", "65536", "-1"])
 def test_a_port_that_is_none_is_told(root: Path, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", port)
     with pytest.raises(UserError, match="GATEWAY_PORT"):
-        local.enter(root, lambda _line: None)
-
-
-def test_windows_is_told_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.name", "nt")
-    with pytest.raises(UserError, match="WSL"):
-        local.enter(root, lambda _line: None)
-
-
-def test_a_shell_that_evaluates_the_commands_has_the_environment() -> None:
-    before = {"AWS_PROFILE": "real", "KEPT": "1", "PATH": "/usr/bin:/bin"}
-    after = {"KEPT": "1", "QUOTED": "it's $HOME; `x`", "EMPTY": "", "PATH": "/toolchain:/usr/bin:/bin"}
-    commands = command_line.shell_commands(before, after)
-    assert not any("KEPT" in command for command in commands)
-    script = "; ".join((*commands, "env -0"))
-    result = subprocess.run(["/bin/sh", "-c", script], env=before, capture_output=True, text=True, check=True)
-    entries = (entry.partition("=") for entry in result.stdout.rstrip("\0").split("\0"))
-    shell = {name: value for name, _, value in entries}
-    assert shell.items() - after.items() <= {(name, shell.get(name)) for name in ("PWD", "SHLVL", "_")}
-    assert after.items() <= shell.items()
+        environment.prepare(root, lambda _line: None)

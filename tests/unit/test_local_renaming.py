@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pulumi.runtime.proto import provider_pb2
 
-from local.toolchain import aws_types
-from local.toolchain.proxy import rename_details
-from local.toolchain.renaming import Call
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.toolchain import aws_types
+from xfarm.toolchain.proxy import rename_details
+from xfarm.toolchain.renaming import Call
 
 FUNCTION = "aws:lambda/function:Function"
 QUEUE = "aws:sqs/queue:Queue"
@@ -88,7 +88,7 @@ def test_only_the_resources_own_type_is_renamed_in_its_urn() -> None:
 
 
 def test_an_unknown_type_is_told_with_the_table_to_mend() -> None:
-    with pytest.raises(UserError, match=r"aws:ec2/vpc:Vpc.*RESOURCES.*local/toolchain/aws_types\.py"):
+    with pytest.raises(UserError, match=r"aws:ec2/vpc:Vpc.*RESOURCES.*xfarm/toolchain/aws_types\.py"):
         call("Create", provider_pb2.CreateRequest(urn=urn("aws:ec2/vpc:Vpc")))
 
 

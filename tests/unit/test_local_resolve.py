@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 from pulumi.automation import PulumiCommand
 
-from local.toolchain import build, resolve, terraform
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.toolchain import build, resolve, terraform
 
 PLUGIN = f"resource-aws-v{version('pulumi-aws')}"
 CLI = """#!/bin/sh
@@ -106,7 +106,7 @@ def test_pulumi_on_path_gets_our_plugin_where_the_official_one_is_out_of_reach(
     machine.terraform_provider()
     monkeypatch.setattr(resolve.build, "build", built)
     assert "the Pulumi on PATH, with an AWS plugin from package registries" in machine.resolve().summary
-    assert "local.toolchain.aws_plugin" in (machine.plugins / PLUGIN / "pulumi-resource-aws").read_text()
+    assert "xfarm.toolchain.aws_plugin" in (machine.plugins / PLUGIN / "pulumi-resource-aws").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, plugin_pb2, provider_pb2, provider_pb2_grpc
 from typing_extensions import override
 
-from local.toolchain.sharing import Engines, SharedProxy
+from xfarm.toolchain.sharing import Engines, SharedProxy
 
 URN = "urn:pulumi:local::{project}::aws:sqs/queue:Queue::queue"
 REFUSED = "no such region"

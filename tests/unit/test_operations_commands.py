@@ -11,16 +11,15 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from operations import __main__ as command_line
-from operations import dead_letters, redrive, send, status
-from operations.pipeline import Pipeline, deployed, printable
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.operations import dead_letters, redrive, send, status
+from xfarm.operations.pipeline import Pipeline, deployed, printable
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
     "storage": {"bucket_name": "bucket", "bucket_arn": "x", "input_prefix": "inputs/", "output_prefix": "outputs/"},
@@ -53,62 +52,6 @@ def test_what_is_not_deployed_is_named_with_how_to_deploy_it(absent: dict[str, A
 def test_an_output_that_an_older_deployment_lacks_is_named() -> None:
     with pytest.raises(UserError, match=r"no log_group_name: deploy it"):
         deployed("dev", EXPORTS | {"compute": {"function_name": "function", "event_source_mapping_id": "id"}})
-
-
-# The command line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "stack", "files"),
-    [
-        (["README.md"], "local", ["README.md"]),
-        (["dev", "a.csv"], "dev", ["a.csv"]),
-        (["a.csv", "dev"], "local", ["a.csv", "dev"]),
-        (["./dev"], "local", ["./dev"]),
-        (["dev"], "dev", []),
-    ],
-)
-def test_only_a_known_name_in_front_of_the_files_is_a_stack(arguments: list[str], stack: str, files: list[str]) -> None:
-    assert command_line.split(arguments, ["dev", "local"]) == (stack, files)
-
-
-DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"}}, "GetObject")
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (UserError("mend it."), "error: mend it.\n"),
-        (DENIED, "error: AWS refused GetObject: not for you (AccessDenied).\n"),
-        (NoCredentialsError(), "error: Unable to locate credentials.\n"),
-        (
-            EndpointConnectionError(endpoint_url="http://x"),
-            'error: Could not connect to the endpoint URL: "http://x".\n',
-        ),
-    ],
-)
-def test_what_the_user_can_mend_is_one_sentence(
-    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(command_line.targets, "enter", fail)
-    assert command_line.main(["status"]) == 1
-    assert capsys.readouterr().err == sentence
-
-
-def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command_line.targets, "enter", interrupt)
-    assert command_line.main(["redrive"]) == 130
-
-
-def test_files_are_asked_for_before_anything_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["send", "dev"]) == 1
-    assert capsys.readouterr().err == "error: name the files to send to 'dev'.\n"
 
 
 # Files to send

@@ -9,8 +9,8 @@ from pulumi.automation._cmd import CommandResult
 from pulumi.automation.errors import create_command_error
 from rich.console import Console
 
-from orchestrator.display import Display, summary
-from orchestrator.engine import Operation, Report, explain, tally
+from xfarm.orchestrator.display import Display, summary
+from xfarm.orchestrator.engine import Operation, Report, explain, tally
 
 PRE, OUTPUTS = "resourcePreEvent", "resOutputsEvent"
 TYPES = {

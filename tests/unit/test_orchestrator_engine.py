@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.engine import Engine, Operation
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.orchestrator.engine import Engine, Operation
 
 CLI = """#!/bin/sh
 case "$*" in

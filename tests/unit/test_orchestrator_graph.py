@@ -5,7 +5,7 @@ from graphlib import CycleError
 
 import pytest
 
-from orchestrator import graph
+from xfarm.orchestrator import graph
 
 DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"], "alone": []}
 

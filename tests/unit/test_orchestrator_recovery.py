@@ -11,9 +11,9 @@ from typing import Any
 import boto3
 import pytest
 
-from local.emulator import REGION, Emulator
-from orchestrator import recovery
-from tests.checkout import free_port
+from tests.support.checkout import free_port
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.orchestrator import recovery
 
 HOST = socket.gethostname()
 
@@ -111,13 +111,13 @@ def state(kind: str, name: str, /, **inputs: str) -> dict[str, Any]:
 
 
 def settled(
-    *pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]], last: bool = False
+    *pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]], destroying: bool = False
 ) -> dict[str, Any]:
     deployment = {
         "resources": resources,
         "pending_operations": [{"type": operation, "resource": resource} for operation, resource in pending],
     }
-    recovery.settle(deployment, last=last)
+    recovery.resolve_pending_creates(deployment, destroying=destroying)
     assert "pending_operations" not in deployment
     return deployment
 
@@ -161,13 +161,13 @@ def test_a_creation_that_can_be_repeated_is_looked_for_only_before_the_end(
     boto3.client("sns").create_topic(Name="made")
     creation = ("creating", state(kind, "it", **inputs))
     assert settled(creation, resources=[])["resources"] == []
-    assert [found["id"] for found in settled(creation, resources=[], last=True)["resources"]] == [identity]
+    assert [found["id"] for found in settled(creation, resources=[], destroying=True)["resources"]] == [identity]
 
 
 @pytest.mark.usefixtures("account")
 def test_a_topic_that_was_not_made_is_forgotten_even_then() -> None:
     creation = ("creating", state("aws:sns/topic:Topic", "it", name="never"))
-    assert settled(creation, resources=[], last=True)["resources"] == []
+    assert settled(creation, resources=[], destroying=True)["resources"] == []
 
 
 def test_a_replacement_stands_before_the_one_that_is_still_to_be_deleted() -> None:

@@ -2,9 +2,9 @@
 
 import re
 
-from docs import picture
-from tests.unit import stack_program
-from tests.unit.stack_program import Program
+from tests.support import stack_program
+from tests.support.stack_program import Program
+from tools import picture
 
 
 def test_the_picture_in_the_repository_is_current() -> None:

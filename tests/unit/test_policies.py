@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ministack.core.iam_evaluator import EvalContext, evaluate, evaluate_resource_policy, parse_policy_document
 
-from tests.unit import stack_program
-from tests.unit.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM, Program
+from tests.support import stack_program
+from tests.support.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM, Program
 
 BUCKET = STORAGE["bucket_arn"]
 OTHER_BUCKET = "arn:aws:s3:::xfarm-bucket-02"

@@ -3,9 +3,9 @@
 import pulumi
 import pytest
 
-from orchestrator.graph import dependencies
-from tests.unit import stack_program
-from tests.unit.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM
+from tests.support import stack_program
+from tests.support.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM
+from xfarm.orchestrator.graph import dependencies
 
 DAY = 24 * 60 * 60
 

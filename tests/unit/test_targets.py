@@ -8,10 +8,10 @@ from pathlib import Path
 import boto3
 import pytest
 
-from local.emulator import REGION, Emulator
-from orchestrator.graph import ROOT
-from tests.aws import Aws
-from tests.checkout import free_port
+from tests.support.aws import Aws
+from tests.support.checkout import free_port
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.paths import ROOT
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
@@ -20,7 +20,7 @@ def orchestrator(*arguments: str, **environment: str) -> subprocess.CompletedPro
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
     nobody = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     return subprocess.run(
-        [sys.executable, "-m", "orchestrator", *arguments],
+        [sys.executable, "-m", "xfarm", *arguments],
         cwd=ROOT,
         env=kept | nobody | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
         stdin=subprocess.DEVNULL,

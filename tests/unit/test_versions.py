@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from local.toolchain.aws_types import RESOURCES, terraform_name
-from local.toolchain.build import ENGINE_VERSION
-from orchestrator.graph import ROOT, STACKS, dependencies
-from tests.unit import stack_program
-from tests.unit.stack_program import UPSTREAM
+from tests.support import stack_program
+from tests.support.stack_program import UPSTREAM
+from xfarm.orchestrator.graph import dependencies
+from xfarm.paths import ROOT, STACKS
+from xfarm.toolchain.aws_types import RESOURCES, terraform_name
+from xfarm.toolchain.build import ENGINE_VERSION
 
 
 def text(path: str) -> str:
@@ -22,7 +23,7 @@ def test_pulumi_has_one_version() -> None:
     needed = tomllib.loads(text("pyproject.toml"))["project"]["dependencies"]
     assert f"pulumi=={ENGINE_VERSION}" in needed
     assert f"\npulumi=={ENGINE_VERSION}\n" in text("constraints.txt")
-    assert f"pulumi/pkg/v3 v{ENGINE_VERSION}" in text("local/toolchain/engine/go.mod")
+    assert f"pulumi/pkg/v3 v{ENGINE_VERSION}" in text("xfarm/toolchain/engine/go.mod")
     assert f"pulumi-version: {ENGINE_VERSION}" in text(".github/workflows/deploy.yml")
 
 

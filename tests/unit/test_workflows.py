@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from local.toolchain.build import Program, build
-from orchestrator.graph import ROOT
-from orchestrator.targets import LOCAL, known_stacks
+from xfarm.orchestrator.targets import LOCAL, known_stacks
+from xfarm.paths import ROOT
+from xfarm.toolchain.build import Program, build
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 DEPLOY = WORKFLOWS / "deploy.yml"

@@ -1,0 +1,42 @@
+"""One emulator for all tests of this folder, and in it an account for each."""
+
+import io
+from collections.abc import Iterator
+from itertools import count
+
+import boto3
+import pytest
+from rich.console import Console
+
+from tests.support.driver import Driver
+from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.waiting import eventually
+from xfarm.emulator.server import Emulator
+
+VISIBILITY_S = 60
+"""Longer than any batch takes, however busy the machine; see `Driver.hasten_retries`."""
+
+ACCOUNTS = count(100_000_000_000)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with running(private_emulator(tmp_path_factory.mktemp("emulator"))) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def driver(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """The pipeline in an account of the test's own, its function started."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    # The emulator takes twelve digits for the account's own root.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
+    driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
+    eventually(driver.logged)  # S3's test message comes first
+    yield driver
+    driver.remove()
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO())

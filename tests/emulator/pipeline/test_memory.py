@@ -1,0 +1,120 @@
+"""An object of 1 GiB, within the memory that the stack gives the function.
+
+Not by the emulator, which would hold the object in its own memory: a stand-in for S3 makes it up while it is read.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.support.emulated_pipeline import declared
+from xfarm.emulator.server import REGION
+from xfarm.paths import ROOT
+
+MIB = 1024 * 1024
+PIECE = bytes(MIB)
+
+HANDLE = """
+import json, sys, time, lambda_function
+class Context:
+    aws_request_id = "request"
+    def get_remaining_time_in_millis(self): return 60_000
+event = json.load(sys.stdin)
+started = time.monotonic()
+response = lambda_function.handler(event, Context())
+seconds = time.monotonic() - started
+assert response == {"batchItemFailures": []}, response
+with open("/proc/self/status") as status:  # not getrusage, whose peak a process inherits
+    peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(json.dumps({"seconds": seconds, "peak_kib": peak_kib}))
+"""
+
+
+class Store(ThreadingHTTPServer):
+    """As much of S3 as one file of ``size`` bytes needs."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.size = size
+        self.stored: list[bytes] = []
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Store  # pyrefly: ignore[bad-override]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(self.server.size))
+        self.send_header("ETag", '"etag"')
+        self.end_headers()
+        for start in range(0, self.server.size, MIB):
+            self.wfile.write(PIECE[: self.server.size - start])
+
+    def do_PUT(self) -> None:
+        self.server.stored.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:  # pyrefly: ignore[missing-override-decorator, bad-override]
+        """Print nothing."""
+
+
+@dataclass(frozen=True)
+class Handled:
+    """What came of a file: the handler's time, the peak of its process's memory, and the document that it wrote."""
+
+    seconds: float
+    peak_kib: int
+    result: dict[str, Any]
+
+
+def handle(size: int) -> Handled:
+    """Have the handler process a file of ``size`` bytes, all of them zero, in a process of its own."""
+    described = {"key": "inputs/large.bin", "sequencer": "0A"}
+    record = {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "bucket"}, "object": described},
+    }
+    event = {"Records": [{"messageId": "message", "body": json.dumps({"Records": [record]})}]}
+    with Store(size) as store:
+        Thread(target=store.serve_forever, daemon=True).start()
+        ran = subprocess.run(
+            [sys.executable, "-c", HANDLE],
+            input=json.dumps(event),
+            env={
+                "PATH": os.defpath,
+                "PYTHONPATH": str(ROOT / "lambda_code"),
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store.server_port}",
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        store.shutdown()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (stored,) = store.stored
+    return Handled(**json.loads(ran.stdout.splitlines()[-1]), result=json.loads(stored))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_of_a_gibibyte_is_processed_within_the_functions_memory() -> None:
+    handled = handle(1024 * MIB)
+    digest = hashlib.sha256()
+    for _ in range(1024):
+        digest.update(PIECE)
+    assert (handled.result["size"], handled.result["sha256"]) == (1024 * MIB, digest.hexdigest())
+    assert handled.peak_kib < declared("1" * 12)["function"]["memorySize"] * 1024

@@ -1,0 +1,101 @@
+"""The page in a real browser."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.support.serving import served
+from xfarm.operations.pipeline import Pipeline
+
+CHROMIUMS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
+TIMEOUT_MS = 60_000
+"""Longer than a file takes into the dead-letter queue on a busy machine."""
+
+DROP = """(files) => {
+    const transfer = new DataTransfer();
+    for (const [name, text] of Object.entries(files)) transfer.items.add(new File([text], name));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def find_chromium() -> str | None:
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser of the machine; Debian's package where there is none."""
+    if path := find_chromium():
+        return path
+    if os.geteuid() or not shutil.which("apt-get"):
+        pytest.fail("This test drives a browser, and there is none: install Chromium or Chrome.")
+    subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+    subprocess.run(
+        ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        check=True,
+        capture_output=True,
+    )
+    path = find_chromium()
+    assert path
+    return path
+
+
+@pytest.fixture
+def browser_page(pipeline: Pipeline, chromium: str) -> Iterator[Page]:
+    """An empty page, after whose use its console must have held no error."""
+    assert pipeline  # made by asyncio, which can't run while Playwright does
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-background-networking"])
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        errors: list[str] = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+        browser.close()
+        assert errors == []
+
+
+def test_dropped_files_are_followed_and_a_dead_letter_is_put_back_by_a_button(
+    browser_page: Page, pipeline: Pipeline, mend: Callable[[], None]
+) -> None:
+    page = browser_page
+    expect.set_options(timeout=TIMEOUT_MS)
+    with served(pipeline) as server:
+        page.goto(server.url)
+        expect(page.locator("#inputs")).to_have_text("0")
+        expect(page.locator("#redrive")).to_be_disabled()
+        page.evaluate(DROP, {"good.csv": "a,b\n1,2\n", "bad<img src=x>.csv": "x\n"})
+
+        good = page.locator("#files li", has_text="good.csv")
+        expect(good.locator("summary")).to_have_text("outputs/good.csv.json (8 bytes, 1 row)")
+        good.locator("summary").click()
+        expect(good.locator("pre")).to_contain_text('"rows": 1')
+        expect(page.locator("#outputs")).to_have_text("1")
+
+        bad = page.locator("#files li", has_text="bad<img src=x>.csv")
+        expect(bad.locator(".text")).to_have_text("dead letter: RuntimeError: as the test wants it")
+        expect(page.locator("#dead")).to_have_text("1")
+        mend()
+        page.locator("#redrive").click()
+        expect(page.locator("#said")).to_have_text("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
+        expect(bad.locator("summary")).to_contain_text("(2 bytes, 0 rows)")
+        for place, text in (("#dead", "0"), ("#inputs", "2"), ("#outputs", "2"), ("#waiting", "0")):
+            expect(page.locator(place)).to_have_text(text)
+
+
+def test_an_account_is_shown_without_anything_to_change_it(browser_page: Page, pipeline: Pipeline) -> None:
+    with served(pipeline, writable=False) as server:
+        browser_page.goto(server.url)
+        expect(browser_page.locator("#mapping")).to_have_text("Enabled")
+        assert browser_page.locator("button, input, #drop").count() == 0

@@ -1,0 +1,94 @@
+"""A copy of this project with an AWS of its own, for tests that deploy it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.paths import ROOT
+
+# What a deployment reads; the copy has neither the caches nor the state of the folder it is taken from.
+PARTS = ("xfarm", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
+
+
+HANGS_S = 900
+"""After so many seconds a command hangs: the longest takes three minutes on a busy machine."""
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Checkout:
+    """A copy of the project in ``root``, whose emulator listens on ``port``."""
+
+    root: Path
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        ignore = shutil.ignore_patterns("__pycache__", ".local")
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, self.root / part, ignore=ignore)
+            else:
+                shutil.copy(ROOT / part, self.root / part)
+
+    @property
+    def emulator(self) -> Emulator:
+        """The copy's emulator, as ``local`` runs it."""
+        return Emulator(self.root / ".local" / "emulator", self.port)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a user who has nothing set up for AWS or Pulumi."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
+        return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of the project as ``python -m`` does, and return what came of it."""
+        return subprocess.run(
+            [sys.executable, "-m", "xfarm", *arguments],
+            cwd=self.root,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=HANGS_S,
+        )
+
+    def configure(self, project: str, stack: str, **settings: object) -> None:
+        """Change settings of a stack, as ``pulumi config set`` does."""
+        path = self.root / "stacks" / project / f"Pulumi.{stack}.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = {key if ":" in key else f"{project}:{key}": value for key, value in settings.items()}
+        content["config"] = content.get("config", {}) | values
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def resources(self, project: str) -> list[dict[str, Any]]:
+        """Return the AWS resources of a project's stack, as Pulumi keeps them in its state."""
+        path = self.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
+        state = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
+        return [resource for resource in state if resource["type"].startswith("aws:")]
+
+    def client(self, service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
+        """Return a boto3 client for a service of the copy's emulator."""
+        return boto3.client(
+            service,
+            endpoint_url=self.emulator.endpoint,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )

@@ -1,0 +1,193 @@
+"""The pipeline on a private emulator, made by the API within a second from what the stacks' programs declare.
+
+The engine and the provider, which take a minute, have tests of their own in tests/deployment.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.support import stack_program
+from tests.support.checkout import free_port
+from tests.support.stack_program import ACCOUNT, STORAGE, UPSTREAM, Properties
+from xfarm.emulator.server import REGION, Emulator
+from xfarm.operations.pipeline import Pipeline
+from xfarm.paths import ROOT
+
+REFUSING = """
+
+_process = process
+
+
+def process(source, body):
+    if "bad" in source.key:
+        raise RuntimeError("as the test wants it")
+    return _process(source, body)
+"""
+"""Code to add to the function's `process`, for files that can't be processed until it is mended."""
+
+
+class EnforcingEmulator(Emulator):
+    """An emulator that asks the policies before it does anything, as AWS does."""
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"AUTH": "true"}
+
+
+@contextmanager
+def running(emulator: Emulator) -> Iterator[Emulator]:
+    """Run an emulator, with boto3 pointed at it and at nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
+        patch.setenv("AWS_REGION", REGION)
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        emulator.start()
+        try:
+            yield emulator
+        finally:
+            emulator.stop()
+
+
+def private_emulator(directory: Path) -> Emulator:
+    """Return an emulator of this directory's own that enforces policies."""
+    return EnforcingEmulator(directory, free_port())
+
+
+def lambda_zip(**additions: str) -> bytes:
+    """Return the function's code, with text added to the modules named."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for source in (ROOT / "lambda_code").glob("*.py"):
+            archive.writestr(source.name, source.read_text(encoding="utf-8") + additions.get(source.stem, ""))
+    return packed.getvalue()
+
+
+@cache
+def _declared() -> str:
+    programs = [
+        stack_program.run("storage"),
+        stack_program.run("messaging", upstream=UPSTREAM),
+        stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM),
+    ]
+    # The archive of the code is no JSON, and is made anew.
+    return json.dumps({name: each for program in programs for name, each in program.resources.items()}, default=str)
+
+
+def declared(account: str) -> dict[str, Properties]:
+    """Return the resources of all stacks, by name, with one account's ARNs in place of the mocks'."""
+    text = _declared()
+    for mocked, real in (
+        ("arn:aws:sqs:::", f"arn:aws:sqs:{REGION}:{ACCOUNT}:"),
+        (ACCOUNT, account),
+        (STORAGE["bucket_name"], f"bucket-{account}"),
+    ):
+        text = text.replace(mocked, real)
+    # Pulumi has floats only, and AWS no use for them.
+    return json.loads(text, parse_float=lambda number: int(float(number)))
+
+
+def make(*, visibility_s: int, receives: int | None = None, code: bytes | None = None) -> Pipeline:
+    """Make the pipeline in the account that boto3 is pointed at, as the stacks do.
+
+    Args:
+        visibility_s: In place of the visibility timeout, which is too long to wait for.
+        receives: In place of the receives after which a message is a dead letter, if given.
+        code: In place of the function's own code, if given.
+    """
+    resources = declared(boto3.client("sts").get_caller_identity()["Account"])
+    dead_url = boto3.client("sqs").create_queue(
+        QueueName=resources["dead-letter-queue"]["name"],
+        Attributes={
+            "MessageRetentionPeriod": str(resources["dead-letter-queue"]["messageRetentionSeconds"]),
+        },
+    )["QueueUrl"]
+    redrive = json.loads(resources["main-queue-redrive-policy"]["redrivePolicy"])
+    main = resources["main-queue"]
+    main_url = boto3.client("sqs").create_queue(
+        QueueName=main["name"],
+        Attributes={
+            "VisibilityTimeout": str(visibility_s),
+            "MessageRetentionPeriod": str(main["messageRetentionSeconds"]),
+            "ReceiveMessageWaitTimeSeconds": str(main["receiveWaitTimeSeconds"]),
+            "Policy": resources["main-queue-policy"]["policy"],
+            "RedrivePolicy": json.dumps(redrive | ({"maxReceiveCount": receives} if receives else {})),
+        },
+    )["QueueUrl"]
+    boto3.client("sqs").set_queue_attributes(
+        QueueUrl=dead_url,
+        Attributes={
+            "RedriveAllowPolicy": resources["dead-letter-queue-redrive-allow-policy"]["redriveAllowPolicy"],
+        },
+    )
+    _make_bucket(resources)
+    return Pipeline(
+        stack="local",
+        bucket_name=resources["bucket"]["bucket"],
+        input_prefix=resources["bucket-notification"]["queues"][0]["filterPrefix"],
+        output_prefix=resources["function"]["environment"]["variables"]["OUTPUT_PREFIX"],
+        main_queue_url=main_url,
+        dead_letter_queue_arn=redrive["deadLetterTargetArn"],
+        dead_letter_queue_url=dead_url,
+        function_name=resources["function"]["name"],
+        log_group_name=resources["log-group"]["name"],
+        event_source_mapping_id=_make_function(resources, code or lambda_zip()),
+    )
+
+
+def _make_bucket(resources: dict[str, Properties]) -> None:
+    # Without the bucket's policy: it refuses plain HTTP, and the emulator speaks nothing else.
+    s3, name = boto3.client("s3"), resources["bucket"]["bucket"]
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    (told,) = resources["bucket-notification"]["queues"]
+    s3.put_bucket_notification_configuration(
+        Bucket=name,
+        NotificationConfiguration={
+            "QueueConfigurations": [
+                {
+                    "QueueArn": told["queueArn"],
+                    "Events": told["events"],
+                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": told["filterPrefix"]}]}},
+                }
+            ]
+        },
+    )
+
+
+def _make_function(resources: dict[str, Properties], code: bytes) -> str:
+    """Make the role, the function and what feeds it; return the id of the last."""
+    iam, role, function = boto3.client("iam"), resources["role"], resources["function"]
+    arn = iam.create_role(RoleName=role["name"], AssumeRolePolicyDocument=role["assumeRolePolicy"])["Role"]["Arn"]
+    for name in ("role-consume-queue", "role-s3-scoped-access"):
+        iam.put_role_policy(RoleName=role["name"], PolicyName=name, PolicyDocument=resources[name]["policy"])
+    iam.attach_role_policy(RoleName=role["name"], PolicyArn=resources["role-basic-execution"]["policyArn"])
+    boto3.client("logs").create_log_group(logGroupName=resources["log-group"]["name"])
+    boto3.client("lambda").create_function(
+        FunctionName=function["name"],
+        Runtime=function["runtime"],
+        Handler=function["handler"],
+        Role=arn,
+        Timeout=function["timeout"],
+        MemorySize=function["memorySize"],
+        Environment={"Variables": function["environment"]["variables"]},
+        Code={"ZipFile": code},
+    )
+    mapping: dict[str, Any] = resources["event-source-mapping"]
+    return boto3.client("lambda").create_event_source_mapping(
+        EventSourceArn=mapping["eventSourceArn"],
+        FunctionName=function["name"],
+        BatchSize=mapping["batchSize"],
+        FunctionResponseTypes=mapping["functionResponseTypes"],
+    )["UUID"]

@@ -1,0 +1,180 @@
+"""The command line: its arguments, its sentences and its exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from click.testing import CliRunner, Result
+
+from xfarm import cli
+from xfarm.errors import UserError
+from xfarm.operations import send
+from xfarm.orchestrator import commands, targets
+from xfarm.watch import server
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.xfarm, arguments)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Note what `send` is called with."""
+    called: dict[str, Any] = {}
+
+    def deployed(stack: str) -> None:
+        called["stack"] = stack
+
+    def note(_pipeline: object, files: Any, _console: object, *, timeout: float | None) -> None:  # noqa: ANN401
+        called.update(files=list(map(str, files)), timeout=timeout)
+
+    monkeypatch.setattr(cli, "_deployed", deployed)
+    monkeypatch.setattr(send, "send", note)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stack", "files"),
+    [
+        (["README.md"], "local", ["README.md"]),
+        (["dev", "a.csv"], "dev", ["a.csv"]),
+        (["a.csv", "dev"], "local", ["a.csv", "dev"]),
+        (["./dev"], "local", ["dev"]),
+    ],
+)
+def test_only_a_known_name_in_front_of_the_files_is_a_stack(
+    arguments: list[str], stack: str, files: list[str], sent: dict[str, Any]
+) -> None:
+    assert run("send", *arguments).exit_code == 0
+    assert (sent["stack"], sent["files"]) == (stack, files)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("local", "--timeout", "20", "FILE"), ("local", "FILE", "--timeout=20"), ("--timeout", "20", "FILE")]
+)
+def test_options_may_be_anywhere(arguments: tuple[str, ...], sent: dict[str, Any]) -> None:
+    assert run("send", *arguments).exit_code == 0
+    assert sent == {"stack": "local", "files": ["FILE"], "timeout": 20}
+
+
+def test_files_are_asked_for_before_anything_is_done(sent: dict[str, Any]) -> None:
+    result = run("send", "dev")
+    assert (result.exit_code, sent) == (2, {})
+    assert "name the files to send to 'dev'" in result.stderr
+
+
+DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("fix it."), "error: fix it.\n"),
+        (DENIED, "error: AWS refused GetObject: not for you (AccessDenied).\n"),
+        (NoCredentialsError(), "error: Unable to locate credentials.\n"),
+        (
+            EndpointConnectionError(endpoint_url="http://x"),
+            'error: Could not connect to the endpoint URL: "http://x".\n',
+        ),
+        (KeyboardInterrupt(), "error: interrupted: what was begun in AWS goes on there.\n"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "redrive", "deploy", "watch"])
+def test_what_the_user_can_fix_is_one_sentence(
+    command: str, error: BaseException, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(targets, "activate", fail)
+    result = run(command)
+    assert (result.exit_code, result.stderr) == (1, sentence)
+
+
+def test_another_error_is_a_bug_and_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(targets, "activate", fail)
+    assert isinstance(run("status").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("arguments", [["deploy", "--no-such-option"], ["nonsense"], ["deploy", "local", "more"]])
+def test_wrong_usage_has_an_exit_code_of_its_own(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [name for name in cli.xfarm.commands if name not in {"send", "env", "emulator"}])
+def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
+    result = run(command, "nowhere")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
+
+
+@pytest.mark.parametrize("code", [0, 1, commands.DRIFT])
+def test_the_exit_code_is_that_of_the_operation(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def operate(operation: str, stack: str, **options: object) -> int:
+        assert (operation, stack, options["only"]) == ("drift", "dev", "storage")
+        return code
+
+    monkeypatch.setattr(commands, "operate", operate)
+    assert run("drift", "--only", "storage", "dev").exit_code == code
+
+
+@pytest.mark.parametrize(("stack", "writable"), [("local", True), ("dev", False)])
+def test_only_the_emulator_may_be_changed_from_the_page(
+    stack: str, *, writable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def deployed(stack: str) -> str:
+        return f"pipeline of {stack}"
+
+    def serve(pipeline: object, **options: object) -> None:
+        given.update(options, pipeline=pipeline)
+
+    monkeypatch.setattr(cli, "_deployed", deployed)
+    monkeypatch.setattr(server, "run", serve)
+    assert run("watch", stack, "--port", "1234").exit_code == 0
+    assert given == {"pipeline": f"pipeline of {stack}", "port": 1234, "writable": writable}
+
+
+def test_help_loads_nothing_that_a_command_needs() -> None:
+    program = (
+        "import sys, xfarm.cli; "
+        "sys.exit(str([name for name in ('boto3', 'pulumi', 'rich', 'grpc') if name in sys.modules]))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert loaded.stderr == "[]\n"
+
+
+def test_stacks_are_completed_in_the_shell() -> None:
+    completed = subprocess.run(
+        [Path(sys.executable).parent / "xfarm"],
+        env={"_XFARM_COMPLETE": "bash_complete", "COMP_WORDS": "xfarm deploy d", "COMP_CWORD": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.stdout == "plain,dev\n"
+
+
+def test_windows_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SYSTEM", "nt")
+    assert "WSL" in run("deploy").stderr
+
+
+def test_a_shell_that_evaluates_the_commands_has_the_environment() -> None:
+    before = {"AWS_PROFILE": "real", "KEPT": "1", "PATH": "/usr/bin:/bin"}
+    after = {"KEPT": "1", "QUOTED": "it's $HOME; `x`", "EMPTY": "", "PATH": "/toolchain:/usr/bin:/bin"}
+    commands = cli.shell_commands(before, after)
+    assert not any("KEPT" in command for command in commands)
+    script = "; ".join((*commands, "env -0"))
+    result = subprocess.run(["/bin/sh", "-c", script], env=before, capture_output=True, text=True, check=True)
+    entries = (entry.partition("=") for entry in result.stdout.rstrip("\0").split("\0"))
+    shell = {name: value for name, _, value in entries}
+    assert shell.items() - after.items() <= {(name, shell.get(name)) for name in ("PWD", "SHLVL", "_")}
+    assert after.items() <= shell.items()

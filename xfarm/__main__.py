@@ -1,0 +1,5 @@
+"""Runs the command line: ``python -m xfarm``."""
+
+from xfarm.cli import xfarm
+
+xfarm(prog_name="xfarm")

@@ -1,0 +1,264 @@
+"""The command line: one parser for all commands, and the one place where errors become sentences and exit codes."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from xfarm.errors import UserError
+from xfarm.paths import ROOT
+
+if TYPE_CHECKING:
+    from xfarm.operations.pipeline import Exports, Pipeline
+    from xfarm.orchestrator.engine import Operation
+
+LOCAL: Final = "local"
+SYSTEM: Final = os.name
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Program(click.Group):
+    """The group of all commands, in the order in which they are declared."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in the base class
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in the base class
+        """Run a command, and turn what AWS refused, or a Ctrl-C, into a sentence."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise UserError("interrupted: what was begun in AWS goes on there.") from None
+        except Exception as error:
+            from xfarm.aws_errors import explain
+
+            if sentence := explain(error):
+                raise UserError(sentence) from error
+            raise
+
+
+def _stacks(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from xfarm.orchestrator.targets import known_stacks
+
+    return [stack for stack in known_stacks() if stack.startswith(incomplete)]
+
+
+def _projects(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from xfarm.orchestrator.graph import dependencies
+
+    return [project for project in dependencies() if project.startswith(incomplete)]
+
+
+_stack = click.argument("stack", default=LOCAL, shell_complete=_stacks)
+_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+_refresh = click.option("--refresh", is_flag=True, help="Look first at what is really there.")
+
+
+def _part(command: _Command) -> _Command:
+    command = click.option(
+        "--from", "first", metavar="PROJECT", shell_complete=_projects, help="This project and all that need it."
+    )(command)
+    return click.option("--only", metavar="PROJECT", shell_complete=_projects, help="This project alone.")(command)
+
+
+def _say(line: str) -> None:
+    """Say something that is no part of the answer."""
+    click.echo(line, err=True)
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is drift.",
+)
+@click.version_option(package_name="xfarm-pipeline", message="%(version)s")
+def xfarm() -> None:
+    """Deploy and operate the pipeline.
+
+    STACK is `local`, the AWS emulator on this machine, where it is left out.
+    """
+    if SYSTEM != "posix":
+        raise UserError("xfarm runs on Linux and macOS: on Windows, work in WSL.")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII only shows the rest as escapes.
+        stream.reconfigure(errors="backslashreplace")  # pyrefly: ignore[missing-attribute]
+
+
+def _operate(operation: "Operation", stack: str, **options: Any) -> None:  # noqa: ANN401 - of several commands
+    from xfarm.orchestrator import commands
+
+    sys.exit(commands.operate(operation, stack, **options))
+
+
+@xfarm.command()
+@_stack
+@_part
+@_refresh
+@_yes
+@_json
+def deploy(stack: str, **options: Any) -> None:  # noqa: ANN401
+    """Create or update the stacks, each after those it needs."""
+    _operate("deploy", stack, **options)
+
+
+@xfarm.command()
+@_stack
+@_part
+@_refresh
+@_json
+def preview(stack: str, **options: Any) -> None:  # noqa: ANN401
+    """Show what deploy would do."""
+    _operate("preview", stack, **options)
+
+
+@xfarm.command()
+@_stack
+@_part
+@_refresh
+@_yes
+@_json
+def destroy(stack: str, **options: Any) -> None:  # noqa: ANN401
+    """Delete the stacks and all that is in them, each before those it needs."""
+    _operate("destroy", stack, **options)
+
+
+@xfarm.command()
+@_stack
+@_part
+@_json
+def drift(stack: str, **options: Any) -> None:  # noqa: ANN401
+    """Show what was changed by hand; the exit code is 3 where anything was."""
+    _operate("drift", stack, **options)
+
+
+@xfarm.command()
+@_stack
+@_json
+def outputs(stack: str, *, as_json: bool) -> None:
+    """Show what the stacks export."""
+    from xfarm.orchestrator import commands
+
+    commands.show_outputs(stack, as_json=as_json)
+
+
+@xfarm.command()
+@_stack
+def bootstrap(stack: str) -> None:
+    """Prepare, once, the bucket in which an AWS account keeps the stacks' state."""
+    from xfarm.orchestrator import targets
+
+    targets.bootstrap(stack, _say)
+
+
+@xfarm.command()
+@click.argument("paths", metavar="[STACK] FILE...", nargs=-1, required=True)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to follow the files.")
+@click.option("--no-wait", "timeout", flag_value=0.0, type=float, help="Upload only.")
+def send(paths: tuple[str, ...], timeout: float | None) -> None:
+    """Upload files, or the files of folders, and follow each to its result."""
+    from xfarm.operations.send import send as send_files
+    from xfarm.orchestrator import targets
+
+    stack, *files = paths if paths[0] in targets.known_stacks() else (LOCAL, *paths)
+    if not files:
+        raise click.UsageError(f"name the files to send to '{stack}'.")
+    send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
+
+
+@xfarm.command()
+@_stack
+@_json
+def status(stack: str, *, as_json: bool) -> None:
+    """Show what is deployed, what waits and what is dead."""
+    from xfarm.operations import status as operation
+    from xfarm.operations.pipeline import deployed
+
+    exported = _exports(stack)
+    pipeline = deployed(stack, exported) if all(exported.values()) else None
+    operation.show(stack, operation.stack_states(stack), pipeline, _console(), as_json=as_json)
+
+
+@xfarm.command()
+@_stack
+@click.option("--port", default=8347, show_default=True, help="Where to serve it.")
+def watch(stack: str, port: int) -> None:
+    """Show the pipeline at work on a page of this machine, where files can be dropped."""
+    from xfarm.watch.server import run
+
+    run(_deployed(stack), port=port, writable=stack == LOCAL)
+
+
+@xfarm.command(name="dead-letters")
+@_stack
+@_json
+def dead_letters(stack: str, *, as_json: bool) -> None:
+    """Show what could not be processed, and why, and leave it where it is."""
+    from xfarm.operations import dead_letters as operation
+
+    operation.show(_deployed(stack), _console(), as_json=as_json)
+
+
+@xfarm.command()
+@_stack
+def redrive(stack: str) -> None:
+    """Move the dead letters back into the main queue."""
+    from xfarm.operations.redrive import redrive as operation
+
+    operation(_deployed(stack), _console())
+
+
+@xfarm.command()
+def env() -> None:
+    """Print shell commands that make this shell use `local`, and start what is needed."""
+    from xfarm.orchestrator import local_environment
+
+    click.echo("\n".join(shell_commands(dict(os.environ), local_environment.prepare(ROOT, _say))))
+
+
+def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return the shell commands that turn the environment ``before`` into ``after``."""
+    unset = [f"unset {name}" for name in sorted(before.keys() - after.keys())]
+    changed = sorted(name for name, value in after.items() if before.get(name) != value)
+    return unset + [f"export {name}={shlex.quote(after[name])}" for name in changed]
+
+
+@xfarm.command()
+@click.argument("action", type=click.Choice(["start", "stop", "status"]))
+def emulator(action: str) -> None:
+    """Start or stop the AWS emulator, keeping what is in it, or say whether it runs."""
+    from xfarm.orchestrator.local_environment import emulator as this_emulator
+
+    account = this_emulator(ROOT)
+    if action == "start":
+        account.start()
+    if action == "stop":
+        account.stop()
+    running = account.running()
+    _say(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
+    sys.exit(0 if running or action == "stop" else 1)
+
+
+def _exports(stack: str) -> "Exports":
+    from xfarm.orchestrator import targets
+    from xfarm.orchestrator.engine import exports
+
+    targets.activate(stack, _say)
+    return exports(stack)
+
+
+def _deployed(stack: str) -> "Pipeline":
+    from xfarm.operations.pipeline import deployed
+
+    return deployed(stack, _exports(stack))
+
+
+def _console() -> Any:  # noqa: ANN401
+    from rich.console import Console
+
+    return Console(soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The AWS account on this machine: ministack, made to do as AWS does where the pipeline depends on it."""

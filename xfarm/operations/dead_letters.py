@@ -1,0 +1,206 @@
+"""What is in the dead-letter queue, and why."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_plus
+
+import boto3
+
+from xfarm.operations.pipeline import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
+
+HIDDEN_S: Final = 60
+"""How long, in seconds, the messages stay hidden if this process is killed while it looks at them."""
+
+WAIT_S: Final = 1
+"""How long, in seconds, a look waits for one more message.
+
+Above 0 it asks all of the queue's servers and not a sample of them ("Amazon SQS short and long polling"): only then
+does an empty answer mean that there is no more.
+"""
+
+BATCH: Final = 10
+"""The most messages that SQS handles in one call ("ReceiveMessage")."""
+
+NO_ERROR: Final = "no error logged: the function may have run out of time or memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A message in the dead-letter queue.
+
+    Attributes:
+        message_id: Its id, which it had in the main queue too.
+        sent: When it was put into the main queue.
+        receives: How often it was received, looks such as this one included.
+        bucket: Where the object is, or None where this is no message of S3's.
+        key: The object's key, or None.
+        etag: What the upload's ETag was, without quotes, or None.
+        version_id: The version that was uploaded, or None where the bucket keeps none.
+        uploaded: When S3 took the object, or None.
+    """
+
+    message_id: str
+    sent: datetime
+    receives: int
+    bucket: str | None = None
+    key: str | None = None
+    etag: str | None = None
+    version_id: str | None = None
+    uploaded: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A line of the function's log: one attempt at one object that failed."""
+
+    message_id: str
+    key: str | None
+    error: str
+
+
+def peek(pipeline: Pipeline) -> list[DeadLetter]:
+    """Return what is in the dead-letter queue, and leave it there.
+
+    SQS shows a message only to who receives it. So each is received once, which hides it from others and adds one to
+    its count of receives, and given back as soon as all have been seen: for that long, neither a redrive nor somebody
+    else's look finds it. The count does no harm, as nothing is moved out of a dead-letter queue for being received.
+    Messages that somebody else has received at this moment are not seen.
+    """
+    with _received(pipeline) as messages:
+        return [read(message) for message in messages]
+
+
+@contextmanager
+def _received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
+    """Receive all messages there are, and give them back."""
+    sqs, url = boto3.client("sqs"), pipeline.dead_letter_queue_url
+    messages: dict[str, MessageTypeDef] = {}
+    try:
+        while True:
+            batch = sqs.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=BATCH,
+                VisibilityTimeout=HIDDEN_S,
+                WaitTimeSeconds=WAIT_S,
+                MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
+            ).get("Messages", [])
+            known = len(messages)
+            messages |= {message["MessageId"]: message for message in batch}
+            if len(messages) == known:  # none at all, or so many that the first are visible again
+                break
+        yield list(messages.values())
+    finally:
+        handles = [message["ReceiptHandle"] for message in messages.values()]
+        for start in range(0, len(handles), BATCH):
+            sqs.change_message_visibility_batch(
+                QueueUrl=url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for number, handle in enumerate(handles[start : start + BATCH])
+                ],
+            )
+
+
+def read(message: MessageTypeDef) -> DeadLetter:
+    """Return what a received message says, whoever wrote it.
+
+    Source: Amazon S3 User Guide, "Event message structure".
+    """
+    attributes = message["Attributes"]
+    about: dict[str, Any] = {
+        "message_id": message["MessageId"],
+        "sent": datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1000, UTC),
+        "receives": int(attributes["ApproximateReceiveCount"]),
+    }
+    try:
+        record = json.loads(message["Body"])["Records"][0]
+        entity = record["s3"]["object"]
+        uploaded = datetime.fromisoformat(record["eventTime"])
+        return DeadLetter(
+            **about,
+            bucket=record["s3"]["bucket"]["name"],
+            key=unquote_plus(entity["key"]),
+            etag=entity.get("eTag"),
+            version_id=entity.get("versionId"),
+            uploaded=uploaded.replace(tzinfo=uploaded.tzinfo or UTC),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return DeadLetter(**about)
+
+
+def failures(pipeline: Pipeline, since: datetime) -> list[Failure]:
+    """Return the failed attempts that the function has logged, the oldest first."""
+    pages = (
+        boto3.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=pipeline.log_group_name,
+            startTime=int(since.timestamp() * 1000),
+            filterPattern='{ $.outcome = "failed" }',
+        )
+    )
+    events = [event for page in pages for event in page["events"]]
+    events.sort(key=lambda event: event.get("timestamp", 0))
+    return [failure for event in events if (failure := read_log(event.get("message", "")))]
+
+
+def read_log(line: str) -> Failure | None:
+    """Return the failed attempt that a line of the function's log tells of, if it does."""
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        return None
+    match facts:
+        case {"outcome": "failed", "message_id": str(message_id), "error": str(error)}:
+            key, kind = facts.get("key"), facts.get("error_type")
+            return Failure(message_id=message_id, key=key, error=f"{kind}: {error}" if kind else error)
+        case _:
+            return None
+
+
+def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]:
+    """Return the last error of each message, by its id; of one that the function never told of, that."""
+    if not letters:
+        return {}
+    logged = failures(pipeline, min(letter.sent for letter in letters))
+    errors = {failure.message_id: failure.error for failure in logged}
+    return {letter.message_id: errors.get(letter.message_id, NO_ERROR) for letter in letters}
+
+
+def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
+    """Show what is in the dead-letter queue, and leave it there (see `peek`)."""
+    letters = sorted(peek(pipeline), key=lambda letter: letter.sent)
+    errors = last_errors(pipeline, letters)
+    if as_json:
+        entries = [{**asdict(letter), "error": errors[letter.message_id]} for letter in letters]
+        print(json.dumps(entries, indent=2, default=datetime.isoformat))
+        return
+    if not letters:
+        console.print(f"{pipeline.dead_letter_queue_name} is empty.")
+        return
+    for letter in letters:
+        where = f"s3://{letter.bucket}/{letter.key}" if letter.key else "no message of S3's"
+        console.print(printable(where), style="bold", markup=False, highlight=False)
+        console.print(
+            f"  sent {letter.sent:%Y-%m-%d %H:%M:%S} UTC, received {letter.receives} times, "
+            f"message {letter.message_id}\n  {printable(errors[letter.message_id])}",
+            markup=False,
+            highlight=False,
+        )
+    console.print(
+        f"{len(letters)} in {pipeline.dead_letter_queue_name}, and all stay there. "
+        "To look counts as one receive of each."
+    )

@@ -1,0 +1,349 @@
+"""Sends files, and follows each to its result or to the dead-letter queue."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from rich import filesize
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from xfarm.errors import UserError
+from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
+from xfarm.operations.pipeline import counts, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
+
+TIMEOUT_S: Final = 300
+"""How long to follow, in seconds, where the user does not say.
+
+A file that is processed at once has its result within seconds, and one that is retried once within the visibility
+timeout (six times the function's). To see a file into the dead-letter queue takes that times the receives, half an
+hour as the stacks come: too long to sit and wait.
+"""
+
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 2.0
+"""Between one look and the next, in seconds. S3 has nothing to wait on; the pause doubles while nothing happens."""
+
+SIDE_BY_SIDE: Final = 8
+"""Files that are uploaded, or looked for, at the same time. Large ones are besides sent in parts side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file that is in the bucket.
+
+    Attributes:
+        name: Its key without the input prefix.
+        key: Its key.
+        etag: Its ETag, without quotes.
+        version_id: Its version, or None where the bucket keeps none.
+        written: When S3 took it, by S3's own clock.
+        earlier: The ETag of the result that the key had before, or None.
+    """
+
+    name: str
+    key: str
+    etag: str
+    version_id: str | None
+    written: datetime
+    earlier: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """Where an upload ended: at a result, or, without one, in the dead-letter queue."""
+
+    upload: Upload
+    document: dict[str, Any] | None = None
+    error: str = ""
+
+
+def find(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return the files to send, each under its name in the bucket: of a folder's files the path inside the folder.
+
+    Raises:
+        UserError: There is nothing to send, or two files would have the same name.
+    """
+    files: dict[str, Path] = {}
+    for path in paths:
+        if path.is_dir():
+            found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+            if not found:
+                raise UserError(f"there is no file in the folder '{path}'.")
+        elif path.is_file():
+            found = {path.name: path}
+        else:
+            raise UserError(f"there is no file or folder '{path}'.")
+        for name, file in found.items():
+            if not _is_text(name):
+                raise UserError(f"{str(file)!r} has a name that is not UTF-8: give it another one.")
+            if name in files:
+                raise UserError(f"'{files[name]}' and '{file}' would both be '{name}': send them one after the other.")
+            files[name] = file
+    return files
+
+
+def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list[Upload]:
+    """Upload files, with a progress bar at a terminal.
+
+    Raises:
+        UserError: A file can't be read.
+    """
+    s3 = _s3()
+    progress = Progress(
+        TextColumn("uploading"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    stopping = Event()
+
+    def advance(sent: int) -> None:
+        if stopping.is_set():
+            raise RuntimeError  # an OSError would be tried again
+        progress.advance(task, sent)
+
+    with progress, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        try:
+            task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
+            running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
+            return [each.result() for each in running]
+        except OSError as error:
+            raise UserError(f"'{error.filename}' can't be read: {error.strerror}.") from error
+        finally:  # where one failed, or the user has had enough, the others are not begun or not ended
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Callable[[int], None]) -> Upload:
+    key = pipeline.input_prefix + name
+    earlier = head(s3, pipeline.bucket_name, result_key(pipeline, name))
+    content_type = mimetypes.guess_type(name)[0]
+    s3.upload_file(
+        str(file),
+        pipeline.bucket_name,
+        key,
+        ExtraArgs={"ContentType": content_type} if content_type else {},
+        Callback=advance,
+    )
+    there = s3.head_object(Bucket=pipeline.bucket_name, Key=key)
+    return Upload(
+        name=name,
+        key=key,
+        etag=there["ETag"].strip('"'),
+        version_id=there.get("VersionId"),
+        written=there["LastModified"],
+        earlier=earlier["ETag"] if earlier else None,
+    )
+
+
+def follow(pipeline: Pipeline, uploads: Iterable[Upload], timeout: float) -> Iterator[Arrival]:
+    """Yield where each upload ended, as soon as it is known, for no longer than ``timeout`` seconds."""
+    waiting = list(uploads)
+    tracker = UploadTracker(pipeline)
+    deadline = time.monotonic() + timeout
+    pause = FIRST_PAUSE_S
+    while True:
+        arrivals = tracker.look(waiting)
+        waiting = _without(waiting, arrivals)
+        yield from arrivals
+        left = deadline - time.monotonic()
+        if not waiting or left <= 0:
+            return
+        pause = FIRST_PAUSE_S if arrivals else min(2 * pause, LONGEST_PAUSE_S)
+        time.sleep(min(pause, left))
+
+
+class UploadTracker:
+    """Looks, as often as it is asked, which uploads have ended.
+
+    A result is that of the upload if it tells of the same ETag and version, and is not the one that was there before;
+    a dead letter is if it was written for the same ETag and version, and not before the upload. The dead-letter queue
+    is looked into (see `operations.dead_letters.peek`) only where the number of its messages, which can be had without
+    touching them, is not that of the last look.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._s3 = _s3()
+        self._seen = 0
+
+    def look(self, waiting: list[Upload]) -> list[Arrival]:
+        """Return those of the uploads ``waiting`` that have ended, and where."""
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            documents = pool.map(partial(_result, self._s3, self._pipeline), waiting)
+            arrivals = [
+                Arrival(upload=upload, document=document)
+                for upload, document in zip(waiting, documents, strict=True)
+                if document is not None
+            ]
+        waiting = _without(waiting, arrivals)
+        if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
+            letters = peek(self._pipeline)
+            self._seen = len(letters)
+            arrivals += _dead(self._pipeline, waiting, letters)
+        return arrivals
+
+
+def _without(uploads: list[Upload], arrivals: list[Arrival]) -> list[Upload]:
+    arrived = {arrival.upload.key for arrival in arrivals}
+    return [upload for upload in uploads if upload.key not in arrived]
+
+
+def _dead(pipeline: Pipeline, waiting: list[Upload], letters: list[DeadLetter]) -> list[Arrival]:
+    found = [(upload, letter) for upload in waiting for letter in letters if is_about(letter, upload)]
+    errors = last_errors(pipeline, [letter for _, letter in found])
+    return [Arrival(upload=upload, error=errors[letter.message_id]) for upload, letter in found]
+
+
+def is_about(letter: DeadLetter, upload: Upload) -> bool:
+    """Tell whether a dead letter is that of an upload, and not that of an earlier one of the same contents."""
+    return (
+        (letter.key, letter.etag, letter.version_id) == (upload.key, upload.etag, upload.version_id)
+        and letter.uploaded is not None
+        and letter.uploaded >= upload.written
+    )
+
+
+def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> dict[str, Any] | None:
+    """Return the result document of this very upload, if it is there."""
+    try:
+        there = s3.get_object(Bucket=pipeline.bucket_name, Key=result_key(pipeline, upload.name))
+    except s3.exceptions.NoSuchKey:
+        return None
+    with closing(there["Body"]) as body:
+        if there["ETag"] == upload.earlier:
+            return None
+        document = json.load(body)
+    return document if is_of(document, upload) else None
+
+
+def is_of(document: dict[str, Any], upload: Upload) -> bool:
+    """Tell whether a result document tells of what was uploaded."""
+    return (document.get("etag"), document.get("version_id")) == (upload.etag, upload.version_id)
+
+
+def result_key(pipeline: Pipeline, name: str) -> str:
+    """Return the key of the result document of the file ``name`` (see ``lambda_code/lambda_function.py``)."""
+    return f"{pipeline.output_prefix}{name}.json"
+
+
+def in_brief(document: dict[str, Any]) -> str:
+    """Return what a result document says, in a few words."""
+    words = [filesize.decimal(document["size"])] if "size" in document else []
+    if document.get("rows") is not None:
+        words.append(f"{document['rows']:,} row{'' if document['rows'] == 1 else 's'}")
+    if malformed := document.get("malformed"):
+        words.append(f"malformed at line {malformed['line']}: {malformed['reason']}")
+    return ", ".join(words)
+
+
+def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout: float = TIMEOUT_S) -> None:
+    """Upload files, and follow each of them; with no time to follow them, upload them only.
+
+    Args:
+        pipeline: Where to.
+        paths: Files, and folders of files.
+        console: Where it is shown.
+        timeout: How long to follow them, in seconds.
+
+    Raises:
+        UserError: A file can't be sent, or is in the dead-letter queue, or is not yet done after that time.
+    """
+    uploads = upload(pipeline, find(paths), console)
+    if not timeout:
+        for each in uploads:
+            _line(console, each.name, f"s3://{pipeline.bucket_name}/{each.key}")
+        return
+    waiting = {each.key: each for each in uploads}
+    dead = 0
+    with console.status("") as status:
+        status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+        for arrival in follow(pipeline, uploads, timeout):
+            del waiting[arrival.upload.key]
+            status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+            if arrival.document is None:
+                dead += 1
+                _line(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)
+            else:
+                key = result_key(pipeline, arrival.upload.name)
+                _line(console, arrival.upload.name, key, in_brief(arrival.document))
+    if waiting:
+        _explain_waiting(pipeline, waiting, console)
+    complaints = []
+    if dead:
+        complaints.append(
+            f"{dead} of {len(uploads)} ended in the dead-letter queue: mend the cause, "
+            f"then put them back with 'nox -s redrive -- {pipeline.stack}'."
+        )
+    if waiting:
+        complaints.append(
+            f"{len(waiting)} of {len(uploads)} had no result after {timeout:g} s. Nothing is lost: each is tried "
+            f"until it has a result or is in the dead-letter queue, see 'nox -s status -- {pipeline.stack}'."
+        )
+    if complaints:
+        raise UserError(" ".join(complaints))
+
+
+def _explain_waiting(pipeline: Pipeline, waiting: dict[str, Upload], console: Console) -> None:
+    """Say of each upload that has no result what can be said of it."""
+    s3 = _s3()
+    since = min(upload.written for upload in waiting.values())
+    errors = {failure.key: failure.error for failure in failures(pipeline, since)}
+    for key, upload in waiting.items():
+        now = head(s3, pipeline.bucket_name, key)
+        if now is None or (now["ETag"].strip('"'), now.get("VersionId")) != (upload.etag, upload.version_id):
+            _line(console, upload.name, "nowhere", "it was deleted, or replaced by a newer upload")
+        else:
+            _line(console, upload.name, "on its way", errors.get(key, ""))
+
+
+def _line(console: Console, name: str, where: str, what: str = "") -> None:
+    line = f"{name} -> {where}{f' ({what})' if what else ''}"
+    console.print(printable(line), markup=False, highlight=False)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
+    """Return what S3 says of an object, or nothing where there is none."""
+    try:
+        return s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") == "404":  # the answer to a HEAD has no body to name the error
+            return None
+        raise
+
+
+def _s3() -> S3Client:
+    return boto3.client("s3", config=Config(max_pool_connections=4 * SIDE_BY_SIDE))

