@@ -62,7 +62,8 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """Kill deployments at random points, and check that the same command completes them: [SEEDS]."""
+    """Run property tests at length, and kill deployments at random points, which must then complete: [SEEDS]."""
+    run(session, "pytest", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "stress")
     run(session, "tests.support.stress", *session.posargs)
 
 

@@ -4,8 +4,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.aws import Aws
+
+# The same examples in each run; `nox -s stress` tries others, and more of them.
+settings.register_profile("tests", derandomize=True, database=None)
+settings.register_profile("stress", max_examples=1000)
+settings.load_profile("tests")
 
 
 @pytest.fixture

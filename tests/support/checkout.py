@@ -1,14 +1,18 @@
 """A copy of this project with an AWS of its own, for tests that deploy it."""
 
+import fcntl
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TextIO
 
 import boto3
 import yaml
@@ -24,11 +28,28 @@ HANGS_S = 900
 """After so many seconds a command hangs: the longest takes three minutes on a busy machine."""
 
 
+_PORTS: Final = range(20_000, 30_000)
+"""Below the ports that systems hand out by themselves (32,768 to 60,999 on Linux, 49,152 and up on macOS)."""
+
+_reserved: list[TextIO] = []
+"""The lock files of this process's ports, held for as long as it lives."""
+
+
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on, and that no other test run is given while this process lives.
+
+    Raises:
+        LookupError: There is none.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        lock = (Path(tempfile.gettempdir()) / f"xfarm-tests-port-{port}").open("w")
+        with suppress(OSError), socket.socket() as probe:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            probe.bind(("127.0.0.1", port))
+            _reserved.append(lock)
+            return port
+        lock.close()
+    raise LookupError("no port is free")
 
 
 @dataclass

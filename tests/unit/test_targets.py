@@ -2,32 +2,14 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import boto3
 import pytest
 
+from tests.support.account import KEYS, PLACE, SECRET, orchestrator
 from tests.support.aws import Aws
 from tests.support.checkout import free_port
-from xfarm.emulator.server import REGION, Emulator
-from xfarm.paths import ROOT
-
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-
-
-def orchestrator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
-    nobody = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    return subprocess.run(
-        [sys.executable, "-m", "xfarm", *arguments],
-        cwd=ROOT,
-        env=kept | nobody | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from xfarm.emulator.server import REGION
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -38,10 +20,6 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     assert SECRET not in printed
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return sentence
-
-
-KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET}
-PLACE = {"AWS_REGION": REGION}
 
 
 @pytest.mark.parametrize("command", ["deploy", "preview", "destroy", "outputs", "bootstrap"])
@@ -150,30 +128,3 @@ def test_an_endpoint_left_over_in_the_environment_is_told(aws: Aws, pulumi_on_pa
     done = orchestrator("deploy", "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
     assert f"AWS_ENDPOINT_URL is set: this goes to {aws.url}, not to AWS" in done.stderr
     assert "Account 123456789012, region eu-west-1, as arn:aws:iam::123456789012:user/anna." in done.stderr
-
-
-def test_the_bucket_for_the_state_is_made_once_and_closed(tmp_path: Path) -> None:
-    emulator = Emulator(tmp_path, free_port())
-    emulator.start()
-    try:
-        for made in ("was made", "was there already"):
-            done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=emulator.endpoint, **KEYS, **PLACE)
-            assert done.returncode == 0, done.stderr
-            assert made in done.stderr
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=emulator.endpoint,
-            region_name=REGION,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-        )
-        (bucket,) = [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-        assert bucket == f"xfarm-pipeline-state-000000000000-{REGION}"
-        assert s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] == REGION
-        assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
-        (rule,) = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
-        assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-        assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
-        assert '"aws:SecureTransport": "false"' in s3.get_bucket_policy(Bucket=bucket)["Policy"]
-    finally:
-        emulator.stop()

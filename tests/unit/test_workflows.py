@@ -10,18 +10,9 @@ import yaml
 
 from xfarm.orchestrator.targets import LOCAL, known_stacks
 from xfarm.paths import ROOT
-from xfarm.toolchain.build import Program, build
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 DEPLOY = WORKFLOWS / "deploy.yml"
-ACTIONLINT = Program(
-    name="actionlint",
-    title="actionlint",
-    folder=ROOT / "tests" / "actionlint",
-    package="github.com/rhysd/actionlint/cmd/actionlint",
-    linker_flags="-s -w",
-    minutes=1,
-)
 
 
 def workflow(path: Path) -> dict[str, Any]:
@@ -29,12 +20,6 @@ def workflow(path: Path) -> dict[str, Any]:
     # YAML 1.1 takes the key `on` for a truth value.
     content["on"] = content.pop(True)
     return content
-
-
-def test_actionlint_finds_nothing() -> None:
-    command = [build(ACTIONLINT, print), *map(str, WORKFLOWS.glob("*.yml"))]
-    lint = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert lint.returncode == 0, lint.stdout + lint.stderr
 
 
 def test_zizmor_finds_nothing() -> None:

@@ -9,14 +9,9 @@ from typing import Any
 import boto3
 import pytest
 
+from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
