@@ -88,7 +88,7 @@ def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checko
 
 def test_each_stack_is_an_ordinary_pulumi_project(deployed: Checkout) -> None:
     by_hand = f"""
-        eval "$({sys.executable} -m local env)"
+        eval "$({sys.executable} -m xfarm env)"
         cd stacks/messaging && pulumi preview --stack local --non-interactive --expect-no-changes
     """
     done = subprocess.run(
