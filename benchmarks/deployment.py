@@ -2,7 +2,7 @@
 
 Times are those of whole commands, from start to end, on an emulator of each one's own. What is compared is
 
-- the stacks, by ``python -m orchestrator``;
+- the stacks, by ``python -m xfarm``;
 - ``peer/main.tf``: the same resources in one module, written as the provider's documentation does;
 - the same module with the stacks' own graph (``peer/same_graph``), which tells what of the difference is the graph's.
 """

@@ -8,7 +8,7 @@ uploads, and looks through the whole queue for each batch: how far Lambda and SQ
 Each size is that of one object, which a stand-in for S3 makes up while the function reads it. The seconds are the
 handler's, the memory the peak of its whole process (``VmHWM``), which has Python and boto3 in it.
 
-Each number of stacks is deployed by ``python -m orchestrator`` with the real engine and provider. A program in the
+Each number of stacks is deployed by ``python -m xfarm`` with the real engine and provider. A program in the
 place of ``pulumi`` notes when each process of Pulumi begins and ends:
 
 - *updates*: the sum of the times of ``pulumi up``, or ``pulumi destroy``, of each stack. Stacks that run side by side

@@ -1,4 +1,4 @@
-"""Draws ``docs/architecture.svg`` from what the stacks' programs declare: ``python -m docs.picture``.
+"""Draws ``docs/architecture.svg`` from what the stacks' programs declare: ``python -m tools.picture``.
 
 The resources and their dependencies are those that the programs register under Pulumi's mocks. A deployed stack's state
 holds the same (tests/deployment/test_local_pipeline.py compares the two), but takes a deployment that is up to date.
