@@ -15,10 +15,12 @@ from operations.send import TIMEOUT_S, send
 from orchestrator import targets
 from orchestrator.engine import exports
 from shared.errors import UserError
+from shared.terminal import print_anything
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say and return the exit code: 0 where all went well."""
+    print_anything()
     options = _parser().parse_args(arguments)
     console = Console(soft_wrap=True)
     try:

@@ -12,10 +12,12 @@ from orchestrator import graph, targets
 from orchestrator.display import Display, summary
 from orchestrator.engine import Engine, Operation, Report, exports
 from shared.errors import UserError
+from shared.terminal import print_anything
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say and return the exit code: 0 where all of it was done, and, for drift, none is there."""
+    print_anything()
     options = _parser().parse_args(arguments)
     say = Console(stderr=True, soft_wrap=True, highlight=False).print
     try:
@@ -152,8 +154,8 @@ def _confirm(options: argparse.Namespace, console: Console) -> None:
         return
     if not sys.stdin.isatty():
         raise UserError(f"{options.command} of '{options.stack}' needs --yes where nobody can be asked.")
-    wanted = options.stack if options.command == "destroy" else "yes"
-    if console.input(f"Type '{wanted}' to {options.command} '{options.stack}': ").strip() != wanted:
+    wanted, what = (options.stack, " and all files in it") if options.command == "destroy" else ("yes", "")
+    if console.input(f"Type '{wanted}' to {options.command} '{options.stack}'{what}: ").strip() != wanted:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 
