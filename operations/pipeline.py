@@ -7,6 +7,7 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orchestrator.aws_account import without_credentials
 from shared.errors import UserError
 
 Exports = dict[str, dict[str, Any] | None]
@@ -86,8 +87,10 @@ def explain(error: ClientError | BotoCoreError | Boto3Error) -> str:
     """Return in a sentence what AWS refused, or why it was not reached."""
     if isinstance(error, ClientError):
         said = error.response.get("Error", {})
-        return f"AWS refused {error.operation_name}: {said.get('Message')} ({said.get('Code')})."
-    return f"{error}."
+        return (
+            f"AWS refused {error.operation_name}: {without_credentials(str(said.get('Message')))} ({said.get('Code')})."
+        )
+    return f"{without_credentials(str(error))}."
 
 
 def printable(text: str) -> str:
