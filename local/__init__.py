@@ -7,16 +7,18 @@ makes both ready for the checkout at `root` and gives the environment variables 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-__all__ = ["enter"]
+__all__ = ["enter", "own_folder"]
 
 
 def enter(root: Path, say: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
@@ -29,4 +31,27 @@ def enter(root: Path, say: Callable[[str], None], projects: Path | None = None) 
         raise UserError("`local` runs on Linux and macOS: on Windows, work in WSL.")
     from local.environment import enter as enter_posix  # noqa: PLC0415 - can't be imported on Windows
 
-    return enter_posix(root, say, projects)
+    with own_folder(root):
+        return enter_posix(root, say, projects)
+
+
+@contextlib.contextmanager
+def own_folder(root: Path) -> Iterator[None]:
+    """Say in a sentence what is wrong with the `.local` of the checkout at `root`, such as that `sudo` has made it.
+
+    Raises:
+        UserError: Something in it can't be read or written.
+    """
+    folder = root / ".local"
+    try:
+        yield
+    except OSError as error:
+        path = Path(str(error.filename))
+        if folder not in (path, *path.parents):
+            raise
+        remedy = (
+            f"give it to yourself with `sudo chown -R $(id -u) {shlex.quote(str(folder))}`"
+            if isinstance(error, PermissionError)
+            else f"{folder} has to be a folder that you can write"
+        )
+        raise UserError(f"{path} can't be used ({error.strerror}): {remedy}.") from error

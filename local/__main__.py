@@ -39,7 +39,8 @@ def main() -> int:
         commands.add_parser(name, help=text, description=text)
     command = parser.parse_args().command
     try:
-        return _run(command)
+        with local.own_folder(_ROOT):
+            return _run(command)
     except UserError as error:
         _say(f"error: {error}")
         return 1
@@ -47,7 +48,8 @@ def main() -> int:
 
 def _run(command: str) -> int:
     if command == "env":
-        print("\n".join(shell_commands(dict(os.environ), local.enter(_ROOT, _say))))
+        commands = shell_commands(dict(os.environ), local.enter(_ROOT, _say))
+        sys.stdout.buffer.write(os.fsencode("\n".join(commands) + "\n"))
         return 0
     from local.environment import emulator  # noqa: PLC0415 - can't be imported on Windows
 

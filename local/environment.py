@@ -69,10 +69,12 @@ def enter(root: Path, say: Callable[[str], None], projects: Path | None = None) 
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "PATH": _in_front(toolchain.path, kept.get("PATH", "")),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
+            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",
+            # A container's user may have no name, and Pulumi's locks want one ("os/user", Go's standard library).
+            "USER": kept.get("USER") or "unknown",
         }
         | toolchain.environment
     )
