@@ -312,6 +312,6 @@ def explain(error: CommandError) -> str:
     if "incorrect passphrase" in text:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         name = next((name for name in names if os.environ.get(name)), names[0])
-        return f"{name} holds another passphrase than that of the stacks, which is empty: unset {name}"
+        return f"{name} holds another passphrase than the stacks have, an empty one unless you changed it: unset {name}"
     said = re.findall(r"error: (.+)", text)
     return " ".join(said) or text
