@@ -1,5 +1,6 @@
 """What a command says before it touches anything: unknown stacks, credentials, regions, roles, places of the state."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import boto3
 import pytest
+from rich.console import Console
 
 from local.emulator import REGION, Emulator
+from orchestrator import __main__ as command_line
 from orchestrator.graph import ROOT
+from shared.errors import UserError
 from tests.aws import Aws
 from tests.checkout import free_port
 
@@ -144,6 +148,21 @@ def test_a_bucket_of_another_account_is_never_made_the_state_s(aws: Aws) -> None
 def test_an_account_is_not_changed_unasked(aws: Aws, pulumi_on_path: str, command: str) -> None:
     done = orchestrator(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
     assert f"{command} of 'dev' needs --yes" in refusal(done)
+
+
+def test_whoever_destroys_an_account_s_stacks_is_told_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(_console: Console, prompt: str) -> str:
+        asked.append(prompt)
+        return "yes"
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(Console, "input", answer)
+    options = argparse.Namespace(command="destroy", stack="dev", yes=False)
+    with pytest.raises(UserError, match="that was not 'dev', so nothing was done"):
+        command_line._confirm(options, Console())  # noqa: SLF001  what asks is not to be had otherwise without a terminal
+    assert asked == ["Type 'dev' to destroy 'dev' and all files in it: "]
 
 
 def test_an_endpoint_left_over_in_the_environment_is_told(aws: Aws, pulumi_on_path: str) -> None:
