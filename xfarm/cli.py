@@ -218,7 +218,8 @@ def env() -> None:
     """Print shell commands that make this shell use `local`, and start what is needed."""
     from xfarm.orchestrator import local_environment
 
-    click.echo("\n".join(shell_commands(dict(os.environ), local_environment.prepare(ROOT, _say))))
+    commands = shell_commands(dict(os.environ), local_environment.prepare(ROOT, _say))
+    click.echo(os.fsencode("\n".join(commands)))  # names of files may be of any bytes
 
 
 def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
@@ -232,14 +233,15 @@ def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
 @click.argument("action", type=click.Choice(["start", "stop", "status"]))
 def emulator(action: str) -> None:
     """Start or stop the AWS emulator, keeping what is in it, or say whether it runs."""
-    from xfarm.orchestrator.local_environment import emulator as this_emulator
+    from xfarm.orchestrator import local_environment
 
-    account = this_emulator(ROOT)
-    if action == "start":
-        account.start()
-    if action == "stop":
-        account.stop()
-    running = account.running()
+    account = local_environment.emulator(ROOT)
+    with local_environment.own_folder(ROOT):
+        if action == "start":
+            account.start()
+        if action == "stop":
+            account.stop()
+        running = account.running()
     _say(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)
 

@@ -15,6 +15,8 @@ bucket = aws.s3.Bucket(
     bucket=settings.bucket_name("bucketName"),
     force_destroy=True,
     tags=tags(),
+    # Another name is another bucket: without this, a change of it would delete every file.
+    opts=pulumi.ResourceOptions(protect=True),
 )
 
 aws.s3.BucketServerSideEncryptionConfiguration(

@@ -20,7 +20,12 @@ import pulumi
 import pulumi_aws as aws
 
 settings = pulumi.Config()
-bucket = aws.s3.Bucket("bucket", bucket=settings.get("bucket") or "alpha-bucket", force_destroy=True)
+bucket = aws.s3.Bucket(
+    "bucket",
+    bucket=settings.get("bucket") or "alpha-bucket",
+    force_destroy=True,
+    opts=pulumi.ResourceOptions(protect=True),
+)
 aws.cloudwatch.LogGroup("log-group", name="alpha-log-group", retention_in_days=settings.get_int("days") or 7)
 trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
 role = aws.iam.Role("role", name="alpha-role", assume_role_policy=json.dumps({"Statement": [trust]}))

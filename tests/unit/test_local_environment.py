@@ -1,10 +1,14 @@
 """The environment of everything that runs against `local`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from click.testing import CliRunner
 
+from xfarm import cli
 from xfarm.emulator.server import Emulator
 from xfarm.errors import UserError
 from xfarm.orchestrator import local_environment as environment
@@ -85,3 +89,54 @@ def test_a_port_that_is_none_is_told(root: Path, port: str, monkeypatch: pytest.
     monkeypatch.setenv("GATEWAY_PORT", port)
     with pytest.raises(UserError, match="GATEWAY_PORT"):
         environment.prepare(root, lambda _line: None)
+
+
+@pytest.mark.parametrize("name", ["100 % sure", "a#b", "why?", "%41", "ü"])
+def test_the_state_is_in_the_checkout_whatever_that_is_called(root: Path, name: str) -> None:
+    (root / name).mkdir()
+    url = environment.prepare(root / name, lambda _line: None)["PULUMI_BACKEND_URL"]
+    parts = urlsplit(url)  # as Go's url.Parse, by which Pulumi finds the folder
+    assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("file", "", "", "")
+    assert unquote(parts.path) == str(root / name / ".local" / "state")
+
+
+@pytest.mark.parametrize(("user", "wanted"), [(None, "unknown"), ("", "unknown"), ("anna", "anna")])
+def test_pulumi_is_given_a_user_name_where_there_is_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch, user: str | None, wanted: str
+) -> None:
+    monkeypatch.delenv("USER", raising=False)
+    if user is not None:
+        monkeypatch.setenv("USER", user)
+    assert environment.prepare(root, lambda _line: None)["USER"] == wanted
+
+
+def test_a_folder_that_somebody_else_owns_is_told(root: Path) -> None:
+    folder = root / ".local"
+    folder.mkdir()
+    folder.chmod(0o500)
+    root.chmod(0o755)
+    nobody = 65534
+    us = os.geteuid()
+    if us == 0:  # who may write everywhere
+        os.seteuid(nobody)
+    try:
+        with pytest.raises(UserError, match=r"/\.local.* can't be used \(Permission denied\): give it .*sudo chown -R"):
+            environment.prepare(root, lambda _line: None)
+    finally:
+        os.seteuid(us)
+        folder.chmod(0o700)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(root: Path) -> None:
+    (root / ".local").touch()
+    with pytest.raises(UserError, match=r"\.local has to be a folder that you can write\."):
+        environment.prepare(root, lambda _line: None)
+
+
+def test_the_command_line_says_it_as_well(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / ".local").touch()
+    monkeypatch.setattr(cli, "ROOT", root)
+    for arguments in (["env"], ["emulator", "start"], ["emulator", "stop"], ["emulator", "status"]):
+        result = CliRunner().invoke(cli.xfarm, arguments)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from pulumi.automation import CommandError, CommandResult, ConcurrentUpdateError
 
 from xfarm.errors import UserError
-from xfarm.orchestrator.engine import Engine, Operation
+from xfarm.orchestrator.engine import Engine, Operation, explain
 
 CLI = """#!/bin/sh
 case "$*" in
@@ -15,6 +16,7 @@ version) echo v3.259.0; exit ;;
 esac
 case "$*" in
 *"stack export"*) cat {states}/"$(basename "$PWD")" || {{ echo "error: no stack named 'dev' found" >&2; exit 255; }} ;;
+preview*|*" preview"*) echo "error: as told" >&2; exit 255 ;;
 esac
 """
 NOTHING: dict[str, object] = {"deployment": None}
@@ -48,9 +50,14 @@ class Cli:
             (self._states / project).unlink()
 
     @property
+    def notes(self) -> str:
+        """What it was asked, as it was."""
+        return self._notes.read_text(encoding="utf-8")
+
+    @property
     def asked(self) -> list[str]:
         """What it was asked, without options, in order."""
-        lines = self._notes.read_text(encoding="utf-8").splitlines()
+        lines = self.notes.splitlines()
         return [line.replace("--non-interactive ", "").partition(" --")[0] for line in lines]
 
 
@@ -71,6 +78,53 @@ def test_an_update_asks_for_all_states_at_once_and_for_nothing_afterwards(
     assert engine.run("storage", operation).outcome == "done"
     assert sorted(cli.asked[:3]) == LOOK
     assert cli.asked[3:] == [f"storage {command}"]
+    assert ("--ignore-protect" in cli.notes) is (operation == "destroy")
+
+
+def test_what_holds_files_and_is_not_protected_is_not_deployed_unless_a_preview_has_shown_what_is_lost(
+    cli: Cli,
+) -> None:
+    cli.states(DEPLOYED)
+    report = Engine("dev", lambda *_: None, print).run("storage", "deploy")
+    assert (report.outcome, report.reason) == ("failed", "as told")
+    assert cli.asked[3:] == ["storage preview"]
+
+
+def test_what_is_protected_is_deployed_without_a_preview(cli: Cli) -> None:
+    cli.states({"deployment": {"resources": [{"type": "aws:s3/bucket:Bucket", "protect": True}]}})
+    assert Engine("dev", lambda *_: None, print).run("storage", "deploy").outcome == "done"
+    assert cli.asked[3:] == ["storage up"]
+
+
+def test_a_pulumi_that_knows_no_way_to_destroy_what_is_protected_is_refused(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "pulumi").write_text("#!/bin/sh\necho v3.255.0\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"minimum CLI version requirement is 3\.256\.0, your current CLI version is 3\.255\.0"
+    ):
+        Engine("dev", lambda *_: None, print)
+    assert cli
+
+
+LOCKED = """
+ code: 255
+ stdout:
+ stderr: error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete
+  s3://state/.pulumi/locks/organization/messaging/dev/12.json?region=x: created by anna@host (pid 7) at 2026-11-24
+"""
+
+
+def test_a_lock_is_told_with_what_releases_it() -> None:
+    told = explain(ConcurrentUpdateError(CommandResult("", LOCKED, 255)))
+    assert "the stack is locked by anna@host (process 7) since 2026-11-24, and nothing was changed" in told
+    assert "no longer runs on any machine, release the lock with 'pulumi cancel dev' in stacks/messaging" in told
+
+
+@pytest.mark.parametrize("name", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
+def test_another_passphrase_is_told_with_the_variable_that_holds_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.delenv("PULUMI_CONFIG_PASSPHRASE", raising=False)
+    monkeypatch.setenv(name, "other")
+    told = explain(CommandError(CommandResult("", "error: getting secrets manager: incorrect passphrase", 255)))
+    assert told.endswith(f": unset {name}")
 
 
 def test_stacks_that_are_missing_are_created_and_no_others(cli: Cli) -> None:

@@ -75,6 +75,17 @@ def test_a_lock_in_a_place_that_is_not_known_stays() -> None:
     assert recovery.release(conflict(("gs://bucket/.pulumi/locks/lock.json", HOST, dead()))) == []
 
 
+@pytest.mark.parametrize("name", ["100 % sure", "a#b", "why?", "%41", "ü"])
+def test_a_lock_in_a_folder_of_any_name_is_released(tmp_path: Path, name: str) -> None:
+    lock = tmp_path / name / "lock.json"
+    lock.parent.mkdir()
+    lock.touch()
+    pid = dead()
+    # As the engine puts it: the URL of the backend, with a parameter of its own.
+    assert recovery.release(conflict((f"{lock.as_uri()}?no_tmp_dir=true", HOST, pid))) == [str(pid)]
+    assert not lock.exists()
+
+
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
     emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
@@ -91,15 +102,13 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("account")
-def test_the_lock_in_a_bucket_is_released() -> None:
+def test_a_lock_in_a_bucket_stays_as_another_machine_may_have_the_same_name() -> None:
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
-    for key in ("locks/of the dead.json", "locks/other.json"):
-        s3.put_object(Bucket="state", Key=key)
-    pid = dead()
+    s3.put_object(Bucket="state", Key="locks/of the dead.json")
     url = "s3://state/locks/of%20the%20dead.json?region=eu-west-1"
-    assert recovery.release(conflict((url, HOST, pid))) == [str(pid)]
-    assert [item["Key"] for item in s3.list_objects_v2(Bucket="state")["Contents"]] == ["locks/other.json"]
+    assert recovery.release(conflict((url, HOST, dead()))) == []
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket="state")["Contents"]] == ["locks/of the dead.json"]
 
 
 def urn(kind: str, name: str) -> str:

@@ -2,14 +2,18 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.support.account import KEYS, PLACE, SECRET, orchestrator
 from tests.support.aws import Aws
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION
+from xfarm.errors import UserError
+from xfarm.orchestrator import commands
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
@@ -122,6 +126,20 @@ def test_a_bucket_of_another_account_is_never_made_the_state_s(aws: Aws) -> None
 def test_an_account_is_not_changed_unasked(aws: Aws, pulumi_on_path: str, command: str) -> None:
     done = orchestrator(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
     assert f"{command} of 'dev' needs --yes" in refusal(done)
+
+
+def test_whoever_destroys_an_account_s_stacks_is_told_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(_console: Console, prompt: str) -> str:
+        asked.append(prompt)
+        return "yes"
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(Console, "input", answer)
+    with pytest.raises(UserError, match="that was not 'dev', so nothing was done"):
+        commands._confirm("destroy", "dev", Console())  # noqa: SLF001  what asks is not to be had otherwise without a terminal
+    assert asked == ["Type 'dev' to destroy 'dev' and all files in it: "]
 
 
 def test_an_endpoint_left_over_in_the_environment_is_told(aws: Aws, pulumi_on_path: str) -> None:

@@ -3,16 +3,18 @@
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import boto3
 from botocore import exceptions
 
+from xfarm.aws_errors import without_credentials
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def identify(say: Callable[[str], None]) -> Account:
         UserError: Credentials or a region are missing, wrong or expired, or the role may not be assumed.
     """
     environment = dict(os.environ)
+    _require_clean({name: environment.get(name) for name in _VARIABLES})
     if endpoint := environment.get("AWS_ENDPOINT_URL"):
         say(f"AWS_ENDPOINT_URL is set: this goes to {endpoint}, not to AWS. Unset it to reach your account.")
     with explained():
@@ -48,7 +51,10 @@ def identify(say: Callable[[str], None]) -> Account:
         region = session.region_name
         if region is None:
             raise UserError("no AWS region is set: set AWS_REGION, for example to eu-west-1.")
+        if not re.fullmatch(r"[a-z]+(-[a-z]+)+-\d+", region):
+            raise UserError("AWS_REGION, or your profile's region, names no region: set it, for example to eu-west-1.")
         environment["AWS_REGION"] = environment["AWS_DEFAULT_REGION"] = region
+        _require_clean_credentials(session)
         if role := environment.pop("AWS_ASSUME_ROLE", ""):
             credentials = _assume(session, role)
             session = boto3.Session(
@@ -79,9 +85,77 @@ def require_pulumi(environment: dict[str, str]) -> None:
     environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
 
 
+_VARIABLES: Final = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_ASSUME_ROLE",
+    "AWS_PROFILE",
+)
+
+
+def _require_clean(values: Mapping[str, str | None]) -> None:
+    """Make sure that none of ``values`` holds what would end a line of HTTP, or what comes along when text is copied.
+
+    Python's HTTP client prints a header that it refuses to send, and AWS one that it can't read: credentials and all.
+
+    Args:
+        values: The values by what people know them by. They are not printed.
+
+    Raises:
+        UserError: One does.
+    """
+    for name, value in values.items():
+        # A profile's name may hold blanks, and letters of any alphabet.
+        odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]", value or "")
+        if odd:
+            what = {"\r": "a line break", "\n": "a line break", "\t": "a tab", " ": "a blank"}
+            raise UserError(
+                f"{name} holds {what.get(odd[0], 'a character that is no letter, digit or sign of ASCII')}, "
+                "which may have come with it when it was copied: set it again without."
+            )
+
+
+def _require_clean_credentials(session: boto3.Session) -> None:
+    """Make sure of the same of the credentials that are found, wherever they are from.
+
+    Raises:
+        UserError: One of them holds what it must not.
+    """
+    try:
+        found = session.get_credentials()
+        credentials = found.get_frozen_credentials() if found else None
+    except (OSError, ValueError) as error:  # it is not there, or what it printed is no JSON, and may be a credential
+        raise UserError(_PROCESS_FAILED) from error
+    if found and credentials:
+        source = f"of your AWS credentials (from '{found.method}')"
+        _require_clean(
+            {
+                f"the access key id {source}": credentials.access_key,
+                f"the secret key {source}": credentials.secret_key,
+                f"the session token {source}": credentials.token,
+            }
+        )
+
+
+_PROCESS_FAILED = "the credential_process of your AWS profile failed: call it by hand to see why."
+
+
+def session_name() -> str:
+    """Return what AWS is to call a session: after the user, in 2 to 64 characters that it allows ("AssumeRole")."""
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a user without a name, as in a container
+        user = "unknown"
+    return ("xfarm-pipeline-" + re.sub(r"[^\w+=,.@-]", "-", user, flags=re.ASCII))[:64]
+
+
 def _assume(session: boto3.Session, role: str) -> "CredentialsTypeDef":
     try:
-        answer = session.client("sts").assume_role(RoleArn=role, RoleSessionName=f"xfarm-pipeline-{getpass.getuser()}")
+        answer = session.client("sts").assume_role(RoleArn=role, RoleSessionName=session_name())
     except (exceptions.ClientError, exceptions.ParamValidationError) as error:
         if isinstance(error, exceptions.ClientError) and error.response["Error"]["Code"] in _MENDED_BY:
             raise
@@ -98,6 +172,7 @@ _MENDED_BY = {
     "InvalidClientTokenId": "AWS does not know the access key: check AWS_ACCESS_KEY_ID.",
     "UnrecognizedClientException": "AWS does not know the access key: check AWS_ACCESS_KEY_ID.",
     "SignatureDoesNotMatch": "AWS refuses the secret key: check AWS_SECRET_ACCESS_KEY.",
+    "IncompleteSignature": "AWS can't read the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
     "RegionDisabledException": "your account has the region in AWS_REGION switched off: enable it, or set another.",
 }
 
@@ -119,13 +194,17 @@ def explained() -> Iterator[None]:
         ) from error
     except (exceptions.SSOError, exceptions.TokenRetrievalError) as error:
         raise UserError("your AWS sign-in has expired: run 'aws sso login'.") from error
-    except (exceptions.EndpointConnectionError, exceptions.InvalidRegionError) as error:
+    except exceptions.CredentialRetrievalError as error:
+        if error.kwargs["provider"] == "custom-process":
+            raise UserError(_PROCESS_FAILED) from error  # what it said may be a credential
+        raise UserError(f"{without_credentials(str(error))}.") from error
+    except exceptions.EndpointConnectionError as error:
         raise UserError(f"{error}: check AWS_REGION and your network.") from error
     except exceptions.ClientError as error:
         answer = error.response["Error"]
         raise UserError(
             _MENDED_BY.get(answer["Code"])
-            or f"AWS refused {error.operation_name}: {answer['Code']}, {answer.get('Message', '')}"
+            or f"AWS refused {error.operation_name}: {answer['Code']}, {without_credentials(answer.get('Message', ''))}"
         ) from error
     except exceptions.BotoCoreError as error:
-        raise UserError(f"AWS could not be asked: {error}.") from error
+        raise UserError(f"AWS could not be asked: {without_credentials(str(error))}.") from error

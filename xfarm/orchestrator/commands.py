@@ -134,8 +134,8 @@ _DONE = {"deploy": "deployed", "destroy": "destroyed"}
 def _confirm(operation: Operation, stack: str, console: Console) -> None:
     if not sys.stdin.isatty():
         raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
-    wanted = stack if operation == "destroy" else "yes"
-    if console.input(f"Type '{wanted}' to {operation} '{stack}': ").strip() != wanted:
+    wanted, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
+    if console.input(f"Type '{wanted}' to {operation} '{stack}'{what}: ").strip() != wanted:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 

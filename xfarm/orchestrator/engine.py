@@ -1,6 +1,7 @@
 """Runs Pulumi's engine on one stack at a time, by the Automation API, and says in a sentence what went wrong."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +24,11 @@ from pulumi.automation import (
     UpdateSummary,
 )
 from pulumi.automation._stack import StackInitMode
+from pulumi.automation.errors import InvalidVersionError
+from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import recovery
+from xfarm.orchestrator import protection, recovery
 from xfarm.orchestrator.graph import dependencies, order
 from xfarm.paths import STACKS
 
@@ -56,6 +59,14 @@ class Report:
 class _Workspace(LocalWorkspace):
     """A project's folder; every command run in it names its stack, so that none has to be selected."""
 
+    def __init__(self, project: str, command: PulumiCommand, options: tuple[str, ...]) -> None:
+        super().__init__(work_dir=str(STACKS / project), pulumi_command=command)
+        self._options = options
+
+    def serialize_args_for_op(self, stack_name: str) -> list[str]:  # noqa: ARG002  as in the base class
+        """Return the options that every operation is given, besides those that the Automation API knows."""
+        return list(self._options)
+
     def select_stack(self, stack_name: str) -> None:
         """Do without: it would start the CLI once more."""
 
@@ -63,9 +74,8 @@ class _Workspace(LocalWorkspace):
 class _Stack(Stack):
     """A stack that is not asked after each update what nobody reads here: each question starts the CLI once more."""
 
-    def __init__(self, name: str, project: str, command: PulumiCommand) -> None:
-        workspace = _Workspace(work_dir=str(STACKS / project), pulumi_command=command)
-        super().__init__(name, workspace, StackInitMode.SELECT)
+    def __init__(self, name: str, project: str, command: PulumiCommand, *options: str) -> None:
+        super().__init__(name, _Workspace(project, command, options), StackInitMode.SELECT)
 
     def outputs(self) -> OutputMap:
         """Return none of the outputs; `exports` has them."""
@@ -80,14 +90,14 @@ class Engine:
     """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on.
 
     Raises:
-        UserError: The stacks' state can't be reached.
+        UserError: The stacks' state can't be reached, or the Pulumi CLI is too old.
     """
 
     def __init__(self, stack: str, on_event: OnEvent, say: Callable[[str], None]) -> None:
         self._stack = stack
         self._on_event = on_event
         self._say = say
-        self._command = PulumiCommand()
+        self._command = _command()
         # One look at all of them, side by side, rather than several at each when its turn comes.
         states = _ask_each(self._command, "stack", "export", "--stack", stack)
         self._states = {project: state and (state["deployment"] or {}) for project, state in states.items()}
@@ -164,13 +174,21 @@ class Engine:
         *,
         refresh: bool,
     ) -> None:
-        if operation == "preview":
-            stack.preview(on_event=on_event, refresh=refresh)
-        elif operation == "drift":
+        if operation == "drift":
             stack.preview_refresh(on_event=on_event)
-        else:
+            return
+        if operation != "preview":
             refresh = self._recover_interrupted_update(project, stack, destroying=operation == "destroy") or refresh
-            (stack.up if operation == "deploy" else stack.destroy)(on_event=on_event, refresh=refresh)
+        if operation == "destroy":
+            stack = _Stack(self._stack, project, self._command, "--ignore-protect")
+            stack.destroy(on_event=on_event, refresh=refresh)
+            return
+        state = self._states[project] or {}
+        if operation == "deploy" and protection.unprotected(state):
+            with protection.refusing(state, project, self._stack, _errors_only(on_event)) as watch:
+                stack.preview(on_event=watch, refresh=refresh)
+        with protection.refusing(state, project, self._stack, on_event) as watch:
+            (stack.up if operation == "deploy" else stack.preview)(on_event=watch, refresh=refresh)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
         """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""
@@ -203,6 +221,16 @@ class Engine:
         self._say(f"{project}: the last update was cut off. Looking for what it did{names and ' to '}{names}.")
         stack.import_stack(state)
         return True
+
+
+def _errors_only(on_event: Callable[[EngineEvent], None]) -> Callable[[EngineEvent], None]:
+    """Return what tells ``on_event`` of errors, as what goes well is told when it is done."""
+
+    def tell(event: EngineEvent) -> None:
+        if event.diagnostic_event and event.diagnostic_event.severity == "error":
+            on_event(event)
+
+    return tell
 
 
 def _contents(state: Deployment) -> dict[str, Any]:
@@ -238,7 +266,19 @@ def ask_each(*arguments: str) -> dict[str, Any]:
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    return _ask_each(PulumiCommand(), *arguments)
+    return _ask_each(_command(), *arguments)
+
+
+def _command() -> PulumiCommand:
+    """Return the Pulumi CLI.
+
+    Raises:
+        UserError: It is too old for ``--ignore-protect``, which the release notes of Pulumi 3.256.0 tell of.
+    """
+    try:
+        return PulumiCommand(version=VersionInfo(3, 256, 0))
+    except InvalidVersionError as error:
+        raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
 
 
 def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
@@ -263,9 +303,16 @@ def explain(error: CommandError) -> str:
     if isinstance(error, ConcurrentUpdateError):
         lock = recovery.LOCK.search(text)
         holder = f" by {lock['user']}@{lock['host']} (process {lock['pid']}) since {lock['when']}" if lock else ""
+        place = re.search(r"/([^/]+)/([^/]+)/[^/]+\.json", lock["url"]) if lock else None
+        by_hand = f"'pulumi cancel {place[2]}' in stacks/{place[1]}" if place else "'pulumi cancel'"
         return (
             f"the stack is locked{holder}, and nothing was changed: wait for that update to end, "
-            "or, where it no longer runs, release the lock with 'pulumi cancel'"
+            f"or, where you are sure that it no longer runs on any machine, release the lock with {by_hand} "
+            "(see 'Each stack by hand' in the README)"
         )
+    if "incorrect passphrase" in text:
+        names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+        name = next((name for name in names if os.environ.get(name)), names[0])
+        return f"{name} holds another passphrase than the stacks have, an empty one unless you changed it: unset {name}"
     said = re.findall(r"error: (.+)", text)
     return " ".join(said) or text

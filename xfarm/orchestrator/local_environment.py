@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xfarm.emulator.server import DEFAULT_PORT, REGION, Emulator
@@ -11,8 +14,7 @@ from xfarm.errors import UserError
 from xfarm.toolchain.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 _PREFIXES = ("AWS_", "PULUMI_")
 _LOOPBACK = "127.0.0.1,localhost"
@@ -28,6 +30,28 @@ def emulator(root: Path) -> Emulator:
     if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"GATEWAY_PORT is {port!r}: set it to a port number, 1 to 65535, or unset it.")
     return Emulator(root / ".local" / "emulator", int(port))
+
+
+@contextlib.contextmanager
+def own_folder(root: Path) -> Iterator[None]:
+    """Say in a sentence what is wrong with the `.local` of the checkout at `root`, such as that `sudo` has made it.
+
+    Raises:
+        UserError: Something in it can't be read or written.
+    """
+    folder = root / ".local"
+    try:
+        yield
+    except OSError as error:
+        path = Path(str(error.filename))
+        if folder not in (path, *path.parents):
+            raise
+        remedy = (
+            f"give it to yourself with `sudo chown -R $(id -u) {shlex.quote(str(folder))}`"
+            if isinstance(error, PermissionError)
+            else f"{folder} has to be a folder that you can write"
+        )
+        raise UserError(f"{path} can't be used ({error.strerror}): {remedy}.") from error
 
 
 def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
@@ -46,10 +70,11 @@ def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None
         UserError: There is no toolchain to be had, or the emulator or the plugin can't be started.
     """
     folder = root / ".local"
-    (folder / "state").mkdir(parents=True, exist_ok=True)
-    toolchain = resolve(root, say)
-    account = emulator(root)
-    account.start()
+    with own_folder(root):
+        (folder / "state").mkdir(parents=True, exist_ok=True)
+        toolchain = resolve(root, say)
+        account = emulator(root)
+        account.start()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PREFIXES)}
     direct = {
         name: ",".join(filter(None, (kept.get(name), _LOOPBACK)))
@@ -69,10 +94,12 @@ def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "PATH": _in_front(toolchain.path, kept.get("PATH", "")),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
+            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",
+            # A container's user may have no name, and Pulumi's locks want one ("os/user", Go's standard library).
+            "USER": kept.get("USER") or "unknown",
         }
         | toolchain.environment
     )

@@ -22,6 +22,8 @@ Inputs = dict[str, Any]
 def release(conflict: str) -> list[str]:
     """Delete the locks that an error tells of, where all their owners were processes of this host and are dead.
 
+    Only those in a folder: what is elsewhere is for many machines, of which more than one may have this one's name.
+
     A lock has a name of its own, so that none is deleted that somebody else takes in the meantime. One whose owner
     may live, here or on another host, is never touched, nor are the others then.
 
@@ -34,13 +36,10 @@ def release(conflict: str) -> list[str]:
     locks = list(LOCK.finditer(conflict))
     places = [urlsplit(lock["url"]) for lock in locks]
     dead = all(lock["host"] == socket.gethostname() and not _alive(int(lock["pid"])) for lock in locks)
-    if not dead or not {place.scheme for place in places} <= {"file", "s3"}:
+    if not dead or any(place.scheme != "file" for place in places):
         return []
     for place in places:
-        if place.scheme == "file":
-            Path(unquote(place.path)).unlink(missing_ok=True)
-        else:
-            _client("s3").delete_object(Bucket=place.netloc, Key=unquote(place.path).removeprefix("/"))
+        Path(unquote(place.path)).unlink(missing_ok=True)
     return [lock["pid"] for lock in locks]
 
 

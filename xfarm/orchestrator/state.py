@@ -57,7 +57,7 @@ def bootstrap(account: Account, say: Callable[[str], None]) -> None:
     url = backend(account)
     bucket = _bucket(url)
     if bucket is None:
-        say(f"The state is kept at {url}: there is nothing to prepare.")
+        say(f"The state is kept at {printable(url)}: there is nothing to prepare.")
         return
     absent = _look(account, bucket) == "absent"
     with explained():
@@ -66,6 +66,12 @@ def bootstrap(account: Account, say: Callable[[str], None]) -> None:
             _create(s3, bucket, account.region)
         _secure(s3, bucket, account.number)
     say(f"The state is kept in the bucket '{bucket}', which was {'made' if absent else 'there already'}.")
+
+
+def printable(url: str) -> str:
+    """Return ``url`` without the name and password that may be in it, as in ``postgres://anna:secret@host/state``."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _bucket(url: str) -> str | None:

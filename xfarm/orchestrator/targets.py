@@ -45,10 +45,12 @@ def activate(stack: str, say: Callable[[str], None], *, engines: bool = False) -
         environment = account.environment
         aws_account.require_pulumi(environment)
         environment["PULUMI_BACKEND_URL"] = state.require(account, stack)
-        say(f"State in {environment['PULUMI_BACKEND_URL']}.")
+        say(f"State in {state.printable(environment['PULUMI_BACKEND_URL'])}.")
         # No stack holds a secret, so none needs a passphrase; Pulumi asks for one unless it is set, if only to nothing.
         if "PULUMI_CONFIG_PASSPHRASE_FILE" not in environment:
             environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")
+        # A container's user may have no name, and Pulumi's locks want one ("os/user", Go's standard library).
+        environment["USER"] = environment.get("USER") or "unknown"
     os.environ.clear()
     os.environ.update(environment)
 

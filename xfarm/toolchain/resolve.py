@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LANGUAGE_HOST = "pulumi-language-python"
-_MINIMUM_CLI = (3, 1, 0)
-"""The oldest CLI that the Python package works with (`pulumi.automation._minimum_version`)."""
+_MINIMUM_CLI = (3, 256, 0)
+"""The first CLI whose ``destroy`` knows ``--ignore-protect`` (release notes of Pulumi 3.256.0)."""
 _DOWNLOAD_SECONDS = 5
 """How long a server may keep silent before a download counts as impossible here."""
 

@@ -160,7 +160,7 @@ class Handler(RequestHandler):
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
+def errors_as_responses() -> Iterator[None]:
     """Turn what a person can mend, and what AWS answers, into an answer of ours."""
     try:
         yield
@@ -205,7 +205,7 @@ class State(Handler):
 
     async def get(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
         """Send it as JSON."""
-        with telling():
+        with errors_as_responses():
             self.write(await asyncio.to_thread(self.live.state))
 
 
@@ -227,7 +227,7 @@ class Files(Handler):
         """Upload the body as the file that the argument ``name`` says."""
         name = self.get_query_argument("name")
         self._body.flush()
-        with telling():
+        with errors_as_responses():
             await asyncio.to_thread(self.live.send, name, Path(self._body.name))
         self.write({})
 
@@ -244,5 +244,5 @@ class Redrive(Handler):
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
         """Do so, and say what was done."""
-        with telling():
+        with errors_as_responses():
             self.write({"said": await asyncio.to_thread(self.live.redrive)})

@@ -1,0 +1,248 @@
+"""No command ever prints a credential, whatever was copied into the environment or a profile along with it."""
+
+import getpass
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from tests.support.aws import Aws
+from xfarm.aws_errors import explain
+from xfarm.cli import xfarm
+from xfarm.errors import UserError
+from xfarm.orchestrator import aws_account, targets
+from xfarm.watch.server import RefusedError, errors_as_responses
+
+KEY_ID = "AKIAIOSFODNN7EXAMPLE"
+SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
+GOOD = {
+    "AWS_ACCESS_KEY_ID": KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_SESSION_TOKEN": TOKEN,
+    "AWS_REGION": "eu-west-1",
+}
+VARIABLES = [*GOOD, "AWS_DEFAULT_REGION", "AWS_ASSUME_ROLE", "AWS_PROFILE", "AWS_SECURITY_TOKEN"]
+
+COMMANDS = [
+    ["deploy", "dev", "--yes"],
+    ["preview", "dev"],
+    ["destroy", "dev", "--yes"],
+    ["drift", "dev"],
+    ["outputs", "dev"],
+    ["bootstrap", "dev"],
+    ["send", "dev", __file__],
+    ["status", "dev"],
+    ["watch", "dev"],
+    ["dead-letters", "dev"],
+    ["redrive", "dev"],
+]
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command, and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        xfarm(arguments)
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def nobody(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user who has nothing set up for AWS or Pulumi, and whose AWS is not the real one."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "PULUMI_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_ENDPOINT_URL": aws.url,
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def clean(printed: str) -> None:
+    """Make sure that there is neither a credential in it, nor what is made from one, nor a traceback."""
+    for part in (KEY_ID, SECRET, TOKEN, KEY_ID[:10], SECRET[:10], TOKEN[:10], SECRET[-10:], "Traceback"):
+        assert part not in printed
+    assert not re.search("signature=|AWS4-HMAC", printed, re.IGNORECASE)
+
+
+ODD = {"\r": "a line break", "\n": "a line break", "\r\n": "a line break", "\t": "a tab", " ": "a blank"}
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_a_malformed_credential_is_refused_by_every_command_and_neither_sent_nor_printed(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str
+) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    malformed = {value: odd for odd in ODD for value in (odd + SECRET, SECRET + odd, SECRET[:20] + odd + SECRET[20:])}
+    for value, odd in malformed.items():
+        if variable == "AWS_PROFILE" and odd == " " and value.strip() == value:
+            continue  # a profile's name may hold blanks
+        monkeypatch.setenv(variable, value)
+        for arguments in COMMANDS:
+            assert run(arguments) == 1
+            printed = "".join(capfd.readouterr())
+            clean(printed)
+            assert f"error: {variable} holds {ODD[odd]}, " in printed
+    assert aws.asked == []
+
+
+def test_a_region_that_is_none_is_not_printed_as_it_may_be_a_credential(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (GOOD | {"AWS_REGION": KEY_ID}).items():
+        monkeypatch.setenv(name, value)
+    assert run(["preview", "dev"]) == 1
+    printed = "".join(capfd.readouterr())
+    clean(printed)
+    assert "AWS_REGION, or your profile's region, names no region" in printed
+    assert aws.asked == []
+
+
+@pytest.mark.parametrize("region", ["eu-west-1", "us-gov-east-1", "cn-north-1", "us-isob-east-1", "eusc-de-east-1"])
+def test_every_partition_s_regions_are_regions(monkeypatch: pytest.MonkeyPatch, region: str) -> None:
+    for name, value in (GOOD | {"AWS_REGION": region}).items():
+        monkeypatch.setenv(name, value)
+    assert aws_account.identify(lambda _: None).region == region
+
+
+PROFILES = {
+    "shared credentials": "aws_access_key_id = {key}\naws_secret_access_key = {secret}\naws_session_token = {token}\n",
+    "credential_process": "credential_process = /bin/cat {answer}\n",
+}
+
+
+@pytest.mark.parametrize("source", PROFILES)
+def test_a_malformed_credential_of_a_profile_is_refused_as_well(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], source: str
+) -> None:
+    answer, file = tmp_path / "answer.json", tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    for part, name in (("key", "the access key id"), ("secret", "the secret key"), ("token", "the session token")):
+        for odd in ("\t", " ", "\xa0"):
+            values = {"key": KEY_ID, "secret": SECRET, "token": TOKEN}
+            values[part] = values[part][:10] + odd + values[part][10:]
+            facts = {
+                "Version": 1,
+                "AccessKeyId": values["key"],
+                "SecretAccessKey": values["secret"],
+                "SessionToken": values["token"],
+            }
+            answer.write_text(json.dumps(facts), encoding="utf-8")
+            file.write_text("[default]\n" + PROFILES[source].format(**values, answer=answer), encoding="utf-8")
+            for arguments in COMMANDS:
+                assert run(arguments) == 1
+                printed = "".join(capfd.readouterr())
+                clean(printed)
+                assert f"error: {name} of your AWS credentials" in printed
+    assert aws.asked == []
+
+
+@pytest.mark.parametrize(
+    "process", [f"/bin/echo {SECRET}", f"/bin/sh -c 'echo {SECRET} >&2; exit 1'", f"/no/such/program {SECRET}"]
+)
+def test_what_a_credential_process_prints_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], process: str
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(f"[default]\ncredential_process = {process}\n", encoding="utf-8")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(file))
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert run(["preview", "dev"]) == 1
+    printed = "".join(capfd.readouterr())
+    clean(printed)
+    assert "error: the credential_process of your AWS profile failed" in printed
+
+
+AUTHORIZATION = (
+    f"AWS4-HMAC-SHA256 Credential={KEY_ID[:8]} {KEY_ID[8:]}/20261125/eu-west-1/sts/aws4_request, "
+    "SignedHeaders=host, Signature=0123"
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HTTPClientError(error=ValueError(f"Invalid header value b'{TOKEN}\\n'")),
+        HTTPClientError(error=ValueError(f"Invalid header value b'{AUTHORIZATION}\\n'")),
+        ClientError(
+            {
+                "Error": {
+                    "Code": "InvalidHeader",
+                    "Message": f"'{KEY_ID}' not a valid pair in Authorization header: '{AUTHORIZATION}'",
+                }
+            },
+            "GetObject",
+        ),
+        ClientError({"Error": {"Code": "Odd", "Message": f"got {AUTHORIZATION}"}}, "GetObject"),
+    ],
+    ids=["token", "authorization", "answer", "answer without a name"],
+)
+def test_no_error_of_botocore_or_aws_is_told_with_a_header(error: BotoCoreError | ClientError) -> None:
+    said = [explain(error) or ""]
+    with pytest.raises(UserError) as explained, aws_account.explained():
+        raise error
+    with pytest.raises(RefusedError) as refused, errors_as_responses():
+        raise error
+    said += [str(explained.value), refused.value.said]
+    for text in said:
+        clean(text)
+
+
+def test_a_password_in_the_state_s_url_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"postgres://anna:{SECRET}@host/state")
+    assert run(["bootstrap", "dev"]) == 0
+    printed = "".join(capfd.readouterr())
+    clean(printed)
+    assert "postgres://host/state" in printed
+
+
+# Names of users
+
+
+@pytest.mark.parametrize("login", ["anna", "CORP\\Anna Müller", "ä", "x" * 300, "", "a b\n", "anna@corp.example"])
+def test_any_login_name_makes_a_session_name_that_aws_allows(monkeypatch: pytest.MonkeyPatch, login: str) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: login)
+    assert re.fullmatch(r"[\w+=,.@-]{2,64}", aws_account.session_name(), re.ASCII)
+
+
+@pytest.mark.parametrize("error", [OSError("No username set in the environment"), KeyError("uid not found: 12345")])
+def test_a_user_without_a_name_has_a_session_name(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    assert aws_account.session_name() == "xfarm-pipeline-unknown"
+
+
+@pytest.mark.parametrize("user", [None, ""])
+def test_pulumi_is_given_a_user_name_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None
+) -> None:
+    (tmp_path / "pulumi").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "pulumi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("USER", raising=False)
+    if user is not None:
+        monkeypatch.setenv("USER", user)
+    before = dict(os.environ)
+    try:
+        targets.activate("dev", lambda _: None)
+        assert os.environ["USER"] == "unknown"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

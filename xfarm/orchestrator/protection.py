@@ -1,0 +1,87 @@
+"""Keeps an update from deleting what holds people's files: only `destroy` deletes that.
+
+Such resources are declared with Pulumi's resource option ``protect``, so the engine itself refuses to replace or delete
+them. It does so only where its state says the same, and that of version 0.1.0 does not: there the steps of a preview
+tell what the update would do ("protect" in Pulumi's documentation of the resource options).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from pulumi.automation import CommandError, EngineEvent
+
+from xfarm.errors import UserError
+
+HOLDING_FILES: Final = {"aws:s3/bucket:Bucket": "the bucket '{}' and all files in it"}
+"""The types of the resources that hold files, and what is lost with one of them."""
+
+_DELETING: Final = {"delete", "delete-replaced", "replace", "create-replacement"}
+
+
+def unprotected(deployment: Mapping[str, Any]) -> bool:
+    """Return whether the engine would let go of something that holds files.
+
+    Args:
+        deployment: The state as ``pulumi stack export`` gives it.
+    """
+    return any(
+        resource["type"] in HOLDING_FILES and not resource.get("protect")
+        for resource in deployment.get("resources", [])
+    )
+
+
+@contextlib.contextmanager
+def refusing(
+    deployment: Mapping[str, Any], project: str, stack: str, on_event: Callable[[EngineEvent], None]
+) -> Iterator[Callable[[EngineEvent], None]]:
+    """Refuse, in one sentence, an update that would delete something that holds files.
+
+    Args:
+        deployment: The state before the update.
+        project: The stack's project.
+        stack: The stack's name.
+        on_event: Is told of the events.
+
+    Yields:
+        What is to be told of the events of the update, or of its preview, in the place of ``on_event``.
+
+    Raises:
+        UserError: Something would be lost.
+    """
+    ids = {resource.get("urn"): resource.get("id", "") for resource in deployment.get("resources", [])}
+    lost: dict[str, None] = {}
+
+    def note(kind: str, name: str) -> None:
+        lost[HOLDING_FILES[kind].format(name)] = None
+
+    def watch(event: EngineEvent) -> None:
+        if event.resource_pre_event:
+            step = event.resource_pre_event.metadata
+            if step.type in HOLDING_FILES and step.op.value in _DELETING:
+                note(step.type, step.old.id if step.old else ids.get(step.urn, ""))
+        elif event.diagnostic_event and "protect" in event.diagnostic_event.message:
+            urn = event.diagnostic_event.urn or ""
+            kind = _type(urn)
+            if kind in HOLDING_FILES and event.diagnostic_event.severity == "error":
+                note(kind, ids.get(urn, ""))
+                return  # the engine's advice is to take the protection away, which would be to lose the files
+        on_event(event)
+
+    try:
+        yield watch
+    except CommandError:
+        if not lost:
+            raise
+    if lost:
+        raise UserError(
+            f"{' and '.join(lost)} would be deleted, and only destroy may do that: undo the change of its name (in "
+            f"stacks/{project}/Pulumi.{stack}.yaml) or of the program, or, where the files may go, run "
+            f"'nox -s destroy -- {stack}' first"
+        )
+
+
+def _type(urn: str) -> str:
+    """Return the type of the resource that ``urn`` names, without those of the components that it is part of."""
+    parts = urn.split("::")
+    return parts[2].rpartition("$")[2] if len(parts) > 2 else ""  # noqa: PLR2004  the third of a URN's parts
