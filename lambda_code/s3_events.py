@@ -23,12 +23,14 @@ class ObjectCreated:
         key: The object's key, decoded.
         version_id: The version written, or None where the bucket keeps none.
         sequencer: A hexadecimal number that orders the events of one key, see `is_newer`.
+        size: The size in bytes that the event tells of, or 0 where it tells of none.
     """
 
     bucket: str
     key: str
     version_id: str | None
     sequencer: str
+    size: int
 
 
 def parse(body: Json) -> list[ObjectCreated | NotUnderstoodError]:
@@ -69,7 +71,7 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
                 "object": {"key": str(encoded_key), "sequencer": str(sequencer)} as described,
             },
         } if event_name.startswith("ObjectCreated:"):
-            version_id = described.get("versionId")
+            version_id, size = described.get("versionId"), described.get("size")
         case _:
             return NotUnderstoodError("a record is not of an object created in S3")
     if not re.fullmatch("[0-9A-Fa-f]+", sequencer):
@@ -81,7 +83,13 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
         key = unquote_to_bytes(encoded_key.replace("+", " ")).decode()
     except UnicodeError:
         return NotUnderstoodError("a key is not URL-encoded UTF-8")
-    return ObjectCreated(bucket=bucket, key=key, version_id=version_id, sequencer=sequencer)
+    return ObjectCreated(
+        bucket=bucket,
+        key=key,
+        version_id=version_id,
+        sequencer=sequencer,
+        size=size if isinstance(size, int) else 0,
+    )
 
 
 def is_newer(sequencer: str, other: str) -> bool:

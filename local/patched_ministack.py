@@ -20,6 +20,7 @@ Usage: python local/patched_ministack.py
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from contextvars import ContextVar
@@ -27,8 +28,7 @@ from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
 from typing import Any
-from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from ministack.app import main
 from ministack.core.lambda_runtime import Worker
@@ -67,12 +67,14 @@ def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[
     status, headers, body = _list_object_versions(bucket, query)
     if s3._qp(query, "encoding-type") != "url" or status != HTTPStatus.OK:  # noqa: SLF001
         return status, headers, body
-    root = ET.fromstring(body)  # noqa: S314 - written by ministack itself
-    for element in root.iter():
-        if element.tag.rpartition("}")[2] in {"Key", "Prefix", "Delimiter", "KeyMarker", "NextKeyMarker"}:
-            element.text = s3._url_encode(element.text or "")  # noqa: SLF001
-    ET.SubElement(root, f"{{{s3.S3_NS}}}EncodingType").text = "url"
-    return status, headers, ET.tostring(root, default_namespace=s3.S3_NS)
+    # Not by an XML parser, as a key may hold a character that XML can't.
+    encoded = re.sub(
+        r"(?<=<)(Key|Prefix|Delimiter|KeyMarker|NextKeyMarker)>([^<]+)",
+        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",  # noqa: SLF001
+        body.decode(),
+    )
+    end = "</ListVersionsResult>"
+    return status, headers, encoded.replace(end, f"<EncodingType>url</EncodingType>{end}").encode()
 
 
 _move_tasks: dict[str, list[dict[str, Any]]] = {}

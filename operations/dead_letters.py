@@ -34,7 +34,10 @@ does an empty answer mean that there is no more.
 BATCH: Final = 10
 """The most messages that SQS handles in one call ("ReceiveMessage")."""
 
-NO_ERROR: Final = "no error logged: the function may have run out of time or memory"
+NO_ERROR: Final = (
+    "no error logged: the function ran out of memory (compute:memorySize) or crashed while it had the file, or was not "
+    "called with it at all (throttled); see its log"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +168,10 @@ def read_log(line: str) -> Failure | None:
         return None
     match facts:
         case {"outcome": "failed", "message_id": str(message_id), "error": str(error)}:
-            key, kind = facts.get("key"), facts.get("error_type")
-            return Failure(message_id=message_id, key=key, error=f"{kind}: {error}" if kind else error)
+            headline = facts.get("reason") or facts.get("error_type")
+            return Failure(
+                message_id=message_id, key=facts.get("key"), error=f"{headline}: {error}" if headline else error
+            )
         case _:
             return None
 

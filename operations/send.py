@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 from rich import filesize
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from lambda_code.result_keys import result_keys
 from operations.dead_letters import DeadLetter, failures, last_errors, peek
 from operations.pipeline import counts, printable
 from shared.errors import UserError
@@ -59,7 +60,7 @@ class Upload:
         etag: Its ETag, without quotes.
         version_id: Its version, or None where the bucket keeps none.
         written: When S3 took it, by S3's own clock.
-        earlier: The ETag of the result that the key had before, or None.
+        earlier: The ETags of the results that were there before.
     """
 
     name: str
@@ -67,14 +68,22 @@ class Upload:
     etag: str
     version_id: str | None
     written: datetime
-    earlier: str | None
+    earlier: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """Where an upload ended: at a result, or, without one, in the dead-letter queue."""
+    """Where an upload ended: at a result, or, without one, in the dead-letter queue.
+
+    Attributes:
+        upload: The upload.
+        result: The key of its result.
+        document: Its result, or None where it is in the dead-letter queue.
+        error: Why it is there.
+    """
 
     upload: Upload
+    result: str = ""
     document: dict[str, Any] | None = None
     error: str = ""
 
@@ -141,7 +150,7 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
 
 def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Callable[[int], None]) -> Upload:
     key = pipeline.input_prefix + name
-    earlier = head(s3, pipeline.bucket_name, result_key(pipeline, name))
+    there_before = [head(s3, pipeline.bucket_name, place) for place in places(pipeline, key)]
     content_type = mimetypes.guess_type(name)[0]
     s3.upload_file(
         str(file),
@@ -157,7 +166,7 @@ def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Ca
         etag=there["ETag"].strip('"'),
         version_id=there.get("VersionId"),
         written=there["LastModified"],
-        earlier=earlier["ETag"] if earlier else None,
+        earlier=frozenset(each["ETag"] for each in there_before if each),
     )
 
 
@@ -195,12 +204,7 @@ class Lookout:
     def look(self, waiting: list[Upload]) -> list[Arrival]:
         """Return those of the uploads ``waiting`` that have ended, and where."""
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            documents = pool.map(partial(_result, self._s3, self._pipeline), waiting)
-            arrivals = [
-                Arrival(upload=upload, document=document)
-                for upload, document in zip(waiting, documents, strict=True)
-                if document is not None
-            ]
+            arrivals = list(filter(None, pool.map(partial(_result, self._s3, self._pipeline), waiting)))
         waiting = _without(waiting, arrivals)
         if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
             letters = peek(self._pipeline)
@@ -229,27 +233,33 @@ def is_about(letter: DeadLetter, upload: Upload) -> bool:
     )
 
 
-def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> dict[str, Any] | None:
-    """Return the result document of this very upload, if it is there."""
-    try:
-        there = s3.get_object(Bucket=pipeline.bucket_name, Key=result_key(pipeline, upload.name))
-    except s3.exceptions.NoSuchKey:
-        return None
-    with closing(there["Body"]) as body:
-        if there["ETag"] == upload.earlier:
-            return None
-        document = json.load(body)
-    return document if is_of(document, upload) else None
+def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> Arrival | None:
+    """Return the result of this very upload, if it is there."""
+    for place in places(pipeline, upload.key):
+        try:
+            there = s3.get_object(Bucket=pipeline.bucket_name, Key=place)
+        except ClientError as error:
+            if is_missing(error):  # and then it is not at the next place either
+                return None
+            raise
+        with closing(there["Body"]) as body:
+            if there["ETag"] in upload.earlier:
+                continue
+            document = json.load(body)
+        if is_of(document, upload):
+            return Arrival(upload=upload, result=place, document=document)
+    return None
 
 
 def is_of(document: dict[str, Any], upload: Upload) -> bool:
     """Tell whether a result document tells of what was uploaded."""
-    return (document.get("etag"), document.get("version_id")) == (upload.etag, upload.version_id)
+    told = document.get("key"), document.get("etag"), document.get("version_id")
+    return told == (upload.key, upload.etag, upload.version_id)
 
 
-def result_key(pipeline: Pipeline, name: str) -> str:
-    """Return the key of the result document of the file ``name`` (see ``lambda_code/lambda_function.py``)."""
-    return f"{pipeline.output_prefix}{name}.json"
+def places(pipeline: Pipeline, key: str) -> list[str]:
+    """Return the keys that the result of the file ``key`` may have, the usual one first."""
+    return result_keys(key, pipeline.input_prefix, pipeline.output_prefix)
 
 
 def in_brief(document: dict[str, Any]) -> str:
@@ -290,8 +300,7 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
                 dead += 1
                 _line(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)
             else:
-                key = result_key(pipeline, arrival.upload.name)
-                _line(console, arrival.upload.name, key, in_brief(arrival.document))
+                _line(console, arrival.upload.name, arrival.result, in_brief(arrival.document))
     if waiting:
         _explain_waiting(pipeline, waiting, console)
     complaints = []
@@ -340,9 +349,17 @@ def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
     try:
         return s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") == "404":  # the answer to a HEAD has no body to name the error
+        if is_missing(error):
             return None
         raise
+
+
+def is_missing(error: ClientError) -> bool:
+    """Tell whether S3 says that there is no such object.
+
+    The answer to a HEAD has no body that names the error, and a control character in a key makes one unreadable.
+    """
+    return error.response.get("Error", {}).get("Code") in {"404", "NoSuchKey"}
 
 
 def _s3() -> S3Client:

@@ -73,6 +73,21 @@ def bucket_name(key: str) -> str:
     return value
 
 
+def kms_keys(key: str) -> list[str]:
+    """Return the ARNs of KMS keys that the setting ``key`` lists.
+
+    An alias is not one: its ARN in a policy allows no use of the key ("Controlling access to aliases", AWS KMS guide).
+
+    Raises:
+        pulumi.RunError: One of them is not the ARN of a KMS key.
+    """
+    values = pulumi.Config().require_object(key)
+    for value in values:
+        if not re.fullmatch(r"arn:aws(-[a-z]+)*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+", value):
+            raise _refusal(key, value, "the ARN of a KMS key, such as 'arn:aws:kms:eu-west-1:123456789012:key/...'")
+    return values
+
+
 def folders(*keys: str) -> tuple[str, ...]:
     """Return the key prefixes that ``keys`` are set to, none of them inside another.
 

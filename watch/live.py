@@ -12,7 +12,7 @@ import boto3
 from rich.console import Console
 
 from operations.redrive import redrive
-from operations.send import Lookout, in_brief, result_key, upload
+from operations.send import Lookout, in_brief, places, upload
 from operations.status import health
 from shared.errors import UserError
 
@@ -49,12 +49,14 @@ class File:
         uploaded: The upload, by which it is followed.
         state: Whether it has a result, is in the dead-letter queue, or neither so far.
         text: What came of it, in a few words.
+        result: The key of the result, or that which it usually has.
         document: The result document.
     """
 
     uploaded: Upload
     state: str = "waiting"
     text: str = ""
+    result: str = ""
     document: dict[str, Any] | None = None
 
 
@@ -106,7 +108,7 @@ class Live:
             raise UserError("a file needs a name.")
         (uploaded,) = upload(self.pipeline, {name: path}, Console(quiet=True))
         self._files.pop(uploaded.key, None)
-        self._files[uploaded.key] = File(uploaded)
+        self._files[uploaded.key] = File(uploaded, result=places(self.pipeline, uploaded.key)[0])
         for key in list(self._files)[:-REMEMBERED]:
             self._files.pop(key, None)
 
@@ -140,7 +142,7 @@ class Live:
                 if arrival.document is None:
                     file.state, file.text = "dead", arrival.error
                 else:
-                    file.state, file.text = "done", in_brief(arrival.document)
+                    file.state, file.text, file.result = "done", in_brief(arrival.document), arrival.result
         finally:
             self._looking.release()
 
@@ -153,6 +155,6 @@ class Live:
             "name": file.uploaded.name,
             "state": file.state,
             "text": file.text,
-            "result": result_key(self.pipeline, file.uploaded.name),
+            "result": file.result,
             "document": file.document,
         }

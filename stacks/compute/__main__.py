@@ -47,7 +47,8 @@ if settings.choice("s3Access", ("full", "scoped")) == "full":
         policy_arn=aws.iam.ManagedPolicy.AMAZON_S3_FULL_ACCESS,
     )
 else:
-    inputs = pulumi.Output.concat(storage.bucket_arn, "/", storage.input_prefix, "*")
+    # Not the input folder only: files announced under an earlier name of it may still be on their way.
+    objects = pulumi.Output.concat(storage.bucket_arn, "/*")
     outputs = pulumi.Output.concat(storage.bucket_arn, "/", storage.output_prefix, "*")
     s3_access = aws.iam.RolePolicy(
         "role-s3-scoped-access",
@@ -56,11 +57,23 @@ else:
             {
                 "Version": "2012-10-17",
                 "Statement": [
-                    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:GetObjectVersion"], "Resource": inputs},
-                    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": outputs},
+                    {"Effect": "Allow", "Action": ["s3:GetObject", "s3:GetObjectVersion"], "Resource": objects},
+                    {"Effect": "Allow", "Action": "s3:PutObject", "Resource": outputs},
                     # Without it S3 answers 403, not 404, for an object that is gone ("GetObject", S3 API Reference).
                     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": storage.bucket_arn},
                 ],
+            }
+        ),
+    )
+
+if kms_keys := settings.kms_keys("kmsKeyArns"):
+    aws.iam.RolePolicy(
+        "role-decrypt",
+        role=role.name,
+        policy=json_document(
+            {
+                "Version": "2012-10-17",
+                "Statement": [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": kms_keys}],
             }
         ),
     )

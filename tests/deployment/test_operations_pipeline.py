@@ -77,9 +77,8 @@ def rows(tmp_path: Path) -> Path:
 
 
 def put_document(pipeline: Pipeline, name: str, **document: Any) -> None:  # noqa: ANN401  whatever it says
-    boto3.client("s3").put_object(
-        Bucket=pipeline.bucket_name, Key=send.result_key(pipeline, name), Body=json.dumps(document).encode()
-    )
+    place, _ = send.places(pipeline, pipeline.input_prefix + name)
+    boto3.client("s3").put_object(Bucket=pipeline.bucket_name, Key=place, Body=json.dumps(document).encode())
 
 
 def put_dead_letter(pipeline: Pipeline, upload: send.Upload, uploaded: datetime) -> str:
@@ -168,7 +167,7 @@ def uploads_there(pipeline: Pipeline) -> list[send.Upload]:
             etag=item["ETag"].strip('"'),
             version_id=None,
             written=item["LastModified"],
-            earlier=None,
+            earlier=frozenset(),
         )
         for item in s3.list_objects_v2(Bucket=pipeline.bucket_name, Prefix=pipeline.input_prefix)["Contents"]
     ]

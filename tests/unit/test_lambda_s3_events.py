@@ -31,13 +31,20 @@ def record(*, name: str = "ObjectCreated:Put", key: Json = "k", source: str = "a
 @given(st.text(st.characters(codec="utf-8")))
 def test_a_key_comes_back_as_it_was_uploaded(key: str) -> None:
     (created,) = parse(json.dumps({"Records": [record(key=quote_plus(key, safe="/"))]}))
-    assert created == ObjectCreated(bucket="b", key=key, version_id=None, sequencer="0A")
+    assert created == ObjectCreated(bucket="b", key=key, version_id=None, sequencer="0A", size=1)
 
 
 def test_a_version_is_kept() -> None:
     (created,) = parse(json.dumps({"Records": [record(versionId="v1")]}))
     assert isinstance(created, ObjectCreated)
     assert created.version_id == "v1"
+
+
+@pytest.mark.parametrize(("said", "size"), [(7, 7), (None, 0), ("7", 0), (1.5, 0), ([], 0)])
+def test_a_size_that_is_none_counts_as_nothing(said: Json, size: int) -> None:
+    (created,) = parse(json.dumps({"Records": [record(size=said)]}))
+    assert isinstance(created, ObjectCreated)
+    assert created.size == size
 
 
 def test_the_test_message_has_no_records() -> None:

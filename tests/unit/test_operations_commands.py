@@ -33,7 +33,9 @@ EXPORTS: dict[str, dict[str, Any] | None] = {
 }
 PIPELINE = deployed("dev", EXPORTS)
 WRITTEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-UPLOAD = send.Upload(name="a b.csv", key="inputs/a b.csv", etag="e1", version_id=None, written=WRITTEN, earlier=None)
+UPLOAD = send.Upload(
+    name="a b.csv", key="inputs/a b.csv", etag="e1", version_id=None, written=WRITTEN, earlier=frozenset()
+)
 
 
 # The deployed pipeline
@@ -156,13 +158,14 @@ def test_a_name_that_no_key_can_be_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "whose"),
     [
-        ({"etag": "e1", "version_id": None}, True),
-        ({"etag": "e2", "version_id": None}, False),
-        ({"etag": "e1", "version_id": "v1"}, False),
+        ({"key": UPLOAD.key, "etag": "e1", "version_id": None}, True),
+        ({"key": "a b.csv", "etag": "e1", "version_id": None}, False),
+        ({"key": UPLOAD.key, "etag": "e2", "version_id": None}, False),
+        ({"key": UPLOAD.key, "etag": "e1", "version_id": "v1"}, False),
         ({}, False),
     ],
 )
-def test_a_result_is_told_by_etag_and_version(document: dict[str, Any], whose: bool) -> None:  # noqa: FBT001
+def test_a_result_is_told_by_key_etag_and_version(document: dict[str, Any], whose: bool) -> None:  # noqa: FBT001
     assert send.is_of(document, UPLOAD) is whose
 
 
@@ -264,6 +267,10 @@ def test_any_message_is_a_dead_letter(body: str) -> None:
         (
             '{"outcome": "failed", "message_id": "m", "key": "k", "error": "e", "error_type": "T"}',
             dead_letters.Failure(message_id="m", key="k", error="T: e"),
+        ),
+        (
+            '{"outcome": "failed", "message_id": "m", "key": "k", "error": "e", "error_type": "T", "reason": "r"}',
+            dead_letters.Failure(message_id="m", key="k", error="r: e"),
         ),
         (
             '{"outcome": "failed", "message_id": "m", "error": "e"}',

@@ -1,5 +1,7 @@
 """What the three programs declare, under Pulumi's mocks."""
 
+import json
+
 import pulumi
 import pytest
 
@@ -155,7 +157,14 @@ class TestCompute:
     def test_scoped_access_replaces_the_managed_policy(self) -> None:
         program = stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM)
         assert "role-s3-full-access" not in program.resources
-        assert "arn:aws:s3:::xfarm-bucket-01/inputs/*" in str(program.document("role-s3-scoped-access", "policy"))
+        assert "arn:aws:s3:::xfarm-bucket-01/outputs/*" in str(program.document("role-s3-scoped-access", "policy"))
+
+    def test_no_kms_key_may_be_used_unless_a_setting_names_it(self) -> None:
+        assert "role-decrypt" not in stack_program.run("compute", upstream=UPSTREAM).resources
+        keys = [f"arn:{partition}:kms:eu-west-1:{ACCOUNT}:key/mrk-1a" for partition in ("aws", "aws-cn", "aws-us-gov")]
+        program = stack_program.run("compute", {"kmsKeyArns": json.dumps(keys)}, upstream=UPSTREAM)
+        (statement,) = program.document("role-decrypt", "policy")["Statement"]
+        assert statement == {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": keys}
 
     def test_the_event_source_mapping_reports_each_failure_alone(self) -> None:
         mapping = stack_program.run("compute", upstream=UPSTREAM).resources["event-source-mapping"]
@@ -237,6 +246,9 @@ def test_alarms_are_mailed_where_an_address_is_set() -> None:
         ("compute", "maximumConcurrency", "1001", "from 2 to 1000, or 0 for no maximum"),
         ("compute", "memorySize", "64", "from 128 to 10240"),
         ("compute", "s3Access", "everything", "full or scoped"),
+        ("compute", "kmsKeyArns", '["alias/files"]', "the ARN of a KMS key, such as"),
+        ("compute", "kmsKeyArns", f'["arn:aws:kms:eu-west-1:{ACCOUNT}:alias/files"]', "the ARN of a KMS key"),
+        ("compute", "kmsKeyArns", f'["arn:aws:kms:eu-west-1:{ACCOUNT}:key/*"]', "the ARN of a KMS key"),
     ],
 )
 def test_a_setting_that_aws_would_refuse_is_refused_first(project: str, setting: str, value: str, wanted: str) -> None:
