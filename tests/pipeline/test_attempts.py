@@ -138,7 +138,8 @@ def dead(driver: Driver) -> dict[str, str]:
 
 def attempts(driver: Driver, name: str) -> int:
     """Return how often the function began with a file."""
-    return len([line for line in driver.logged() if "key" in line and driver.name(line) == name])
+    begun = [line for line in driver.logged() if line.get("error_type") != "NotBegunError"]
+    return [driver.name(line) for line in begun if "key" in line].count(name)
 
 
 def throttles(driver: Driver) -> int:
@@ -234,6 +235,17 @@ def test_a_message_that_is_throttled_for_all_of_its_visibility_timeout_has_used_
         finish(driver)
         assert dead(driver) == {"a.bin": dead_letters.NO_ERROR}
         assert attempts(driver, "a.bin") == 0
+
+
+def test_throttled_messages_come_before_new_ones(emulator: Emulator) -> None:
+    contents = files(60)
+    process = TAKING.format(seconds=0.2)
+    with deployed(emulator, process, timeout_s=10, visibility_s=12, receives=1) as driver:
+        reserve(driver, 1)
+        driver.upload(contents)
+        finish(driver)
+        assert throttles(driver) > 0
+        assert driver.results() == contents.keys()
 
 
 def test_no_more_messages_are_received_than_the_maximum_concurrency_may_process(emulator: Emulator) -> None:

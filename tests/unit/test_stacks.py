@@ -132,6 +132,7 @@ class TestCompute:
         assert function["runtime"] == "python3.12"
         assert function["handler"] == "lambda_function.handler"
         assert function["timeout"] == 17
+        assert function["memorySize"] == 1024
         assert function["environment"] == {"variables": {"INPUT_PREFIX": "inputs/", "OUTPUT_PREFIX": "outputs/"}}
 
     def test_the_zip_holds_the_functions_source_and_nothing_else(self) -> None:
