@@ -56,7 +56,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure deployments beside a peer's, the pipeline, and how both grow: [deployment] [pipeline] [growth]."""
+    """Measure deployments beside a peer's, the pipeline, files, and growth: [deployment|pipeline|files|growth]..."""
     run(session, "benchmarks", *session.posargs)
 
 

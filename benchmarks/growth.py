@@ -1,9 +1,9 @@
 """How the pipeline and its deployment grow: with the number of objects, with their size, with the number of stacks.
 
 Each number of objects goes through a pipeline of its own, made by the API on an emulator of its own. Its seconds are
-those from the first upload to S3's ``LastModified`` of the last result. The emulator has the function process up to
-five batches at a time (ministack 1.5.33, ``_ESM_SQS_DEFAULT_CONCURRENCY``), shares the processors with it and with the
-uploads, and looks through the whole queue for each batch: how far Lambda and SQS would go is not measured.
+those from the first upload to S3's ``LastModified`` of the last result. The emulator shares the processors with the
+function and with the uploads, and looks through the whole queue for each batch: how far Lambda and SQS would go is not
+measured.
 
 Each size is that of one object, which a stand-in for S3 makes up while the function reads it. The seconds are the
 handler's, the memory the peak of its whole process (``VmHWM``), which has Python and boto3 in it.

@@ -22,6 +22,33 @@ def whole_number(key: str, *, at_least: int, at_most: int) -> int:
     return value
 
 
+def maximum(key: str, *, at_least: int, at_most: int) -> int | None:
+    """Return the maximum that ``key`` is set to, or None where it is 0: no maximum.
+
+    Raises:
+        pulumi.RunError: It is outside the limits.
+    """
+    value = pulumi.Config().require_int(key)
+    if value and not at_least <= value <= at_most:
+        raise _refusal(key, value, f"a whole number from {at_least} to {at_most}, or 0 for no maximum")
+    return value or None
+
+
+def refuse(*keys: str, instead: str) -> None:
+    """Refuse the settings ``keys``, which people look for in this project: Pulumi ignores those that it doesn't know.
+
+    Raises:
+        pulumi.RunError: One of them is set; the text names the setting that is in charge.
+    """
+    for key in keys:
+        if pulumi.Config().get(key) is not None:
+            name = f"{pulumi.get_project()}:{key}"
+            raise pulumi.RunError(
+                f"{name} is no setting: remove it from Pulumi.{pulumi.get_stack()}.yaml or with "
+                f"'pulumi config rm {name}', and set {instead}, in the project {instead.partition(':')[0]}."
+            )
+
+
 def choice(key: str, choices: Collection[str]) -> str:
     """Return which of ``choices`` the setting ``key`` is.
 

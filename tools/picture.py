@@ -211,7 +211,7 @@ def way(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
                     policy = json.loads(text)
                     end, words = policy["deadLetterTargetArn"], (f"after {policy['maxReceiveCount']} receives",)
                 case {"eventSourceArn": start, "functionName": end, "batchSize": size}:
-                    words = ("feeds batches of", f"up to {size:g}")
+                    words = ("calls with", "one message" if size == 1 else f"up to {size:g} messages")
                 case {"name": start, "environment": {"variables": {"OUTPUT_PREFIX": folder}}}:
                     end, words = folder, ("writes one JSON", "document a file")
                     boxes[end] = Box(lines=(f"the bucket's {end}",), kind="main")

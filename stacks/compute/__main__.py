@@ -14,6 +14,8 @@ from shared.tags import tags
 # Relative, as Pulumi keeps the paths in its state: another checkout is then no change.
 LAMBDA_CODE = Path("../../lambda_code")
 
+settings.refuse("timeout", "timeoutSeconds", "consumerTimeoutSeconds", instead="messaging:consumerTimeoutSeconds")
+
 storage = StorageOutputs.read()
 messaging = MessagingOutputs.read()
 
@@ -126,12 +128,20 @@ function = aws.lambda_.Function(
     opts=pulumi.ResourceOptions(depends_on=[log_group, basic_execution, s3_access]),
 )
 
+maximum_concurrency = settings.maximum("maximumConcurrency", at_least=2, at_most=1000)
 event_source_mapping = aws.lambda_.EventSourceMapping(
     "event-source-mapping",
     event_source_arn=messaging.main_queue_arn,
     function_name=function.name,
-    # More than ten would need a batching window, and so delay every file ("CreateEventSourceMapping").
+    # One, as a file that is too slow uses up the receives of all in its batch (docs/batches.md). More than ten would
+    # need a batching window, and so delay every file ("CreateEventSourceMapping").
     batch_size=settings.whole_number("batchSize", at_least=1, at_most=10),
+    # A message that Lambda receives and may not process, as too much runs already, has used up a receive once its
+    # visibility timeout has passed: no more are received than can be processed ("Configuring scaling behavior for SQS
+    # event source mappings").
+    scaling_config=aws.lambda_.EventSourceMappingScalingConfigArgs(maximum_concurrency=maximum_concurrency)
+    if maximum_concurrency
+    else None,
     function_response_types=["ReportBatchItemFailures"],
     # Lambda looks at the role when the mapping is made, and refuses a role that may not yet read the queue.
     opts=pulumi.ResourceOptions(depends_on=[consume_queue]),

@@ -99,13 +99,16 @@ def declared(account: str) -> dict[str, Properties]:
     return json.loads(text, parse_float=lambda number: int(float(number)))
 
 
-def make(*, visibility_s: int, receives: int | None = None, code: bytes | None = None) -> Pipeline:
+def make(
+    *, visibility_s: int, receives: int | None = None, code: bytes | None = None, timeout_s: int | None = None
+) -> Pipeline:
     """Make the pipeline in the account that boto3 is pointed at, as the stacks do.
 
     Args:
         visibility_s: In place of the visibility timeout, which is too long to wait for.
         receives: In place of the receives after which a message is a dead letter, if given.
         code: In place of the function's own code, if given.
+        timeout_s: In place of the function's timeout, if given.
     """
     resources = declared(boto3.client("sts").get_caller_identity()["Account"])
     dead_url = boto3.client("sqs").create_queue(
@@ -143,7 +146,7 @@ def make(*, visibility_s: int, receives: int | None = None, code: bytes | None =
         dead_letter_queue_url=dead_url,
         function_name=resources["function"]["name"],
         log_group_name=resources["log-group"]["name"],
-        event_source_mapping_id=_make_function(resources, code or lambda_zip()),
+        event_source_mapping_id=_make_function(resources, code or lambda_zip(), timeout_s),
     )
 
 
@@ -166,7 +169,7 @@ def _make_bucket(resources: dict[str, Properties]) -> None:
     )
 
 
-def _make_function(resources: dict[str, Properties], code: bytes) -> str:
+def _make_function(resources: dict[str, Properties], code: bytes, timeout_s: int | None) -> str:
     """Make the role, the function and what feeds it; return the id of the last."""
     iam, role, function = boto3.client("iam"), resources["role"], resources["function"]
     arn = iam.create_role(RoleName=role["name"], AssumeRolePolicyDocument=role["assumeRolePolicy"])["Role"]["Arn"]
@@ -179,7 +182,7 @@ def _make_function(resources: dict[str, Properties], code: bytes) -> str:
         Runtime=function["runtime"],
         Handler=function["handler"],
         Role=arn,
-        Timeout=function["timeout"],
+        Timeout=timeout_s or function["timeout"],
         MemorySize=function["memorySize"],
         Environment={"Variables": function["environment"]["variables"]},
         Code={"ZipFile": code},
@@ -189,5 +192,6 @@ def _make_function(resources: dict[str, Properties], code: bytes) -> str:
         EventSourceArn=mapping["eventSourceArn"],
         FunctionName=function["name"],
         BatchSize=mapping["batchSize"],
+        ScalingConfig={"MaximumConcurrency": mapping["scalingConfig"]["maximumConcurrency"]},
         FunctionResponseTypes=mapping["functionResponseTypes"],
     )["UUID"]

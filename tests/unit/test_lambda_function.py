@@ -194,6 +194,12 @@ def test_a_file_gets_a_document(
         "rows": table[0],
         "columns": table[1],
         "columns_truncated": False,
+        "duplicate_columns": [],
+        "rows_with_fewer_fields": 0,
+        "rows_with_more_fields": 0,
+        "compression": None,
+        "encoding": None if table[0] is None else "utf-8",
+        "delimiter": "," if len(table[1] or []) > 1 and key.endswith(".csv") else None,
         "malformed": None,
     }
     (line,) = account.logged()
@@ -215,7 +221,8 @@ def test_a_file_gets_a_document(
 def test_a_malformed_file_is_done_and_says_so(account: Account) -> None:
     account.put("inputs/a.csv", b"a\n\xff\n")
     assert run(message(account.record("inputs/a.csv"))) == []
-    assert account.document("outputs/a.csv.json")["malformed"] == {"line": 2, "reason": "not UTF-8"}
+    reason = "not UTF-8, most likely Windows-1252: save it as UTF-8"
+    assert account.document("outputs/a.csv.json")["malformed"] == {"line": 2, "reason": reason}
 
 
 def test_what_the_emulator_itself_sends_is_understood(account: Account, endpoint: str) -> None:

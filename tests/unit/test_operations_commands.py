@@ -144,6 +144,14 @@ def test_a_dead_letter_is_told_by_etag_version_and_time(
             {"size": 5, "rows": None, "malformed": {"line": 3, "reason": "not CSV"}},
             "5 bytes, malformed at line 3: not CSV",
         ),
+        (
+            {"size": 9, "rows": 2000, "rows_with_fewer_fields": 1000, "rows_with_more_fields": 1},
+            "9 bytes, 2,000 rows, 1,000 with fewer fields, 1 with more fields",
+        ),
+        (
+            {"size": 9, "rows": 2, "rows_with_fewer_fields": 0, "duplicate_columns": ["a", "b"]},
+            "9 bytes, 2 rows, columns named more than once: a, b",
+        ),
         ({"whatever": "another process.py says"}, ""),
     ],
 )

@@ -132,6 +132,7 @@ class TestCompute:
         assert function["runtime"] == "python3.12"
         assert function["handler"] == "lambda_function.handler"
         assert function["timeout"] == 17
+        assert function["memorySize"] == 1024
         assert function["environment"] == {"variables": {"INPUT_PREFIX": "inputs/", "OUTPUT_PREFIX": "outputs/"}}
 
     def test_the_zip_holds_the_functions_source_and_nothing_else(self) -> None:
@@ -170,7 +171,25 @@ class TestCompute:
         mapping = stack_program.run("compute", upstream=UPSTREAM).resources["event-source-mapping"]
         assert mapping["functionResponseTypes"] == ["ReportBatchItemFailures"]
         assert mapping["eventSourceArn"] == MESSAGING["main_queue_arn"]
-        assert mapping["batchSize"] == 10
+        assert mapping["batchSize"] == 1
+
+    @pytest.mark.parametrize(
+        ("setting", "scaling"), [("10", {"maximumConcurrency": 10}), ("2", {"maximumConcurrency": 2}), ("0", None)]
+    )
+    def test_the_maximum_concurrency_is_that_of_the_event_source_mapping(self, setting: str, scaling: object) -> None:
+        program = stack_program.run("compute", {"maximumConcurrency": setting}, upstream=UPSTREAM)
+        assert program.resources["event-source-mapping"].get("scalingConfig") == scaling
+
+    def test_as_many_run_at_a_time_as_a_new_account_may(self) -> None:
+        mapping = stack_program.run("compute", upstream=UPSTREAM).resources["event-source-mapping"]
+        assert mapping["scalingConfig"] == {"maximumConcurrency": 10}
+
+    @pytest.mark.parametrize("looked_for", ["timeout", "timeoutSeconds", "consumerTimeoutSeconds"])
+    def test_who_sets_a_timeout_here_is_told_where_it_is(self, looked_for: str) -> None:
+        with pytest.raises(
+            pulumi.RunError, match=f"compute:{looked_for} is no setting: .*messaging:consumerTimeoutSeconds"
+        ):
+            stack_program.run("compute", {looked_for: "120"}, upstream=UPSTREAM)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +243,8 @@ def test_alarms_are_mailed_where_an_address_is_set() -> None:
         ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
         ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
         ("compute", "batchSize", "11", "from 1 to 10"),
+        ("compute", "maximumConcurrency", "1", "from 2 to 1000, or 0 for no maximum"),
+        ("compute", "maximumConcurrency", "1001", "from 2 to 1000, or 0 for no maximum"),
         ("compute", "memorySize", "64", "from 128 to 10240"),
         ("compute", "s3Access", "everything", "full or scoped"),
         ("compute", "kmsKeyArns", '["alias/files"]', "the ARN of a KMS key, such as"),

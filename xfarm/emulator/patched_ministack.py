@@ -10,7 +10,11 @@ Of a function's output, it loses what has not arrived 5 ms after the line before
 
 Of SQS's actions, it has none of those that move dead letters back to the queue they came from.
 
-Usage: python patched_ministack.py
+Of the queue's messages that a function may not process, as too much runs already, it uses up a receive at once. Lambda
+goes on trying until their visibility timeout has passed. And it receives no more than the function's reserved
+concurrency, which Lambda's pollers don't look at.
+
+Usage: python xfarm/emulator/patched_ministack.py
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import json
 import re
 import time
 import uuid
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
@@ -27,7 +32,7 @@ from xml.sax.saxutils import escape, unescape
 
 from ministack.app import main
 from ministack.core.lambda_runtime import Worker
-from ministack.services import cloudwatch, s3, sqs
+from ministack.services import cloudwatch, lambda_svc, s3, sqs
 
 _describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - there is no other way to mend it
 
@@ -108,6 +113,66 @@ def list_message_move_tasks(data: dict[str, Any], _url: str) -> dict[str, Any]:
     return {"Results": _move_tasks.get(data["SourceArn"], [])[: data.get("MaxResults", 1)]}
 
 
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 1.0
+"""How soon a throttled call is tried again, twice as late each time. Lambda's own times are not documented."""
+
+_batch: ContextVar[tuple[str, float] | None] = ContextVar("_batch", default=None)
+"""In the thread that hands a batch over: whose event source mapping's it is, and when SQS shows its messages again."""
+_throttled: list[str] = []
+"""The event source mapping of each batch that waits until the function may process it."""
+
+_sqs_esm_concurrency = lambda_svc._sqs_esm_concurrency  # noqa: SLF001
+_run_sqs_batch = lambda_svc._run_sqs_batch  # noqa: SLF001
+_execute_function = lambda_svc._execute_function  # noqa: SLF001
+
+
+def sqs_esm_concurrency(
+    esm: dict[str, Any],
+    _function: dict[str, Any],
+    _config: dict[str, Any],
+    queue: dict[str, Any] | None = None,
+) -> int:
+    """Return how many batches of an event source mapping may be in work.
+
+    It is the mapping's maximum concurrency, even where the function's reserved concurrency is less and Lambda "may
+    throttle your messages" ("Configuring scaling behavior for SQS event source mappings"). While one is throttled, no
+    further one is received: Lambda is "reducing the amount of concurrency allocated to your Amazon SQS event source
+    mapping" ("Handling errors for an SQS event source in Lambda").
+    """
+    return 0 if esm["UUID"] in _throttled else _sqs_esm_concurrency(esm, {}, {}, queue)
+
+
+def run_sqs_batch(
+    esm: dict[str, Any], function: dict[str, Any], event: dict[str, Any], batch: list[dict[str, Any]], *queue: str
+) -> None:
+    """Hand a batch over to a function, in a thread of its own."""
+    _batch.set((esm["UUID"], min(message["visible_at"] for message in batch)))
+    _run_sqs_batch(esm, function, event, batch, *queue)
+
+
+def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+    """Invoke a function; with a batch of a queue's messages again and again, for as long as it is throttled.
+
+    "Lambda continues to retry the message until the message's timestamp exceeds your queue's visibility timeout"
+    ("Handling errors for an SQS event source in Lambda"). Nobody else's call is tried again.
+    """
+    result = _execute_function(function, event)
+    if not result.get("throttle") or not (batch := _batch.get()):
+        return result
+    mapping, visible_at = batch
+    _throttled.append(mapping)
+    wait_s = _FIRST_RETRY_S
+    try:
+        while result.get("throttle") and time.time() + wait_s < visible_at:
+            time.sleep(wait_s)
+            result = _execute_function(function, event)
+            wait_s = min(2 * wait_s, _LONGEST_RETRY_S)
+    finally:
+        _throttled.remove(mapping)
+    return result
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """`value` as AWS's query protocol writes it: a list as members, a time in ISO 8601, nothing as nothing."""
     if isinstance(value, dict):
@@ -128,4 +193,7 @@ if __name__ == "__main__":
     patient = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)  # noqa: SLF001
     setattr(Worker, "_drain_stderr_bounded", patient)  # noqa: B010
     sqs._HANDLERS.update(handlers)  # noqa: SLF001
+    setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010
+    setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010
+    setattr(lambda_svc, "_execute_function", execute_function)  # noqa: B010
     main()

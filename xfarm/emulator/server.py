@@ -119,6 +119,8 @@ class Emulator:
             "STATE_DIR": str(self.directory / "state"),
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self.directory / "s3"),
+            # The quota on AWS ("Lambda quotas"); ministack's own default depends on the machine's memory.
+            "LAMBDA_ACCOUNT_CONCURRENCY": "1000",
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
         }

@@ -267,6 +267,12 @@ def in_brief(document: dict[str, Any]) -> str:
     words = [filesize.decimal(document["size"])] if "size" in document else []
     if document.get("rows") is not None:
         words.append(f"{document['rows']:,} row{'' if document['rows'] == 1 else 's'}")
+    if fewer := document.get("rows_with_fewer_fields"):
+        words.append(f"{fewer:,} with fewer fields")
+    if more := document.get("rows_with_more_fields"):
+        words.append(f"{more:,} with more fields")
+    if names := document.get("duplicate_columns"):
+        words.append(f"columns named more than once: {', '.join(names)}")
     if malformed := document.get("malformed"):
         words.append(f"malformed at line {malformed['line']}: {malformed['reason']}")
     return ", ".join(words)

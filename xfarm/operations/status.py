@@ -31,6 +31,11 @@ minutes ("Monitoring Amazon SQS queues using CloudWatch").
 """
 
 
+LOW_CONCURRENCY: Final = 100
+"""Below so many concurrent executions `show` says so. The quota is 1,000, but new accounts have less, some of them 10
+("Lambda quotas"; terraform-aws-next-js #251, fhir-works-on-aws-deployment #691)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StackState:
     """What Pulumi's state says of one project's stack.
@@ -57,6 +62,7 @@ class Health:
         errors: Its invocations that ended in an error as a whole in the last hour: the function crashed, or ran out
             of time or memory. Where it merely failed at a file, Lambda counts no error.
         throttles: Invocations that Lambda refused in the last hour, as too many ran already.
+        concurrency: How many invocations of all its functions the account may run at the same time in this region.
     """
 
     main_queue: Counts
@@ -66,6 +72,7 @@ class Health:
     failed_attempts: int
     errors: int | None
     throttles: int | None
+    concurrency: int
 
 
 def stack_states(stack: str) -> dict[str, StackState]:
@@ -86,7 +93,8 @@ def stack_states(stack: str) -> dict[str, StackState]:
 
 def health(pipeline: Pipeline) -> Health:
     """Ask AWS how a pipeline is doing, without touching its messages."""
-    mapping = boto3.client("lambda").get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+    functions = boto3.client("lambda")
+    mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
     metrics = _metrics(pipeline, now)
     age = max(((at, value) for at, value in metrics["age"] if at > now - FRESH), default=None)
@@ -98,6 +106,7 @@ def health(pipeline: Pipeline) -> Health:
         failed_attempts=len(failures(pipeline, now - PERIOD)),
         errors=_sum(metrics["errors"]),
         throttles=_sum(metrics["throttles"]),
+        concurrency=functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"],
     )
 
 
@@ -190,6 +199,12 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         "  errors": f"{unknown(state.errors)} in the last hour",
         "  throttles": f"{unknown(state.throttles)} in the last hour",
     }
+    if state.concurrency < LOW_CONCURRENCY:
+        rows["  concurrency"] = (
+            f"the account may run {state.concurrency} invocations at a time, all its functions together: set "
+            f'compute:maximumConcurrency to {state.concurrency} at most, and raise the quota "Concurrent executions" '
+            f"of AWS Lambda in Service Quotas"
+        )
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

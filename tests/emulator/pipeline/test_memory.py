@@ -26,24 +26,25 @@ HANDLE = """
 import json, sys, time, lambda_function
 class Context:
     aws_request_id = "request"
-    def get_remaining_time_in_millis(self): return 60_000
+    def get_remaining_time_in_millis(self): return 900_000
 event = json.load(sys.stdin)
-started = time.monotonic()
+started, cpu_started = time.monotonic(), time.process_time()
 response = lambda_function.handler(event, Context())
-seconds = time.monotonic() - started
+seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
 assert response == {"batchItemFailures": []}, response
 with open("/proc/self/status") as status:  # not getrusage, whose peak a process inherits
     peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-print(json.dumps({"seconds": seconds, "peak_kib": peak_kib}))
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_kib": peak_kib}))
 """
 
 
 class Store(ThreadingHTTPServer):
-    """As much of S3 as one file of ``size`` bytes needs."""
+    """As much of S3 as one file of ``size`` bytes needs, ``piece`` again and again."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, piece: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.size = size
+        self.piece = piece
         self.stored: list[bytes] = []
 
 
@@ -56,8 +57,8 @@ class Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(self.server.size))
         self.send_header("ETag", '"etag"')
         self.end_headers()
-        for start in range(0, self.server.size, MIB):
-            self.wfile.write(PIECE[: self.server.size - start])
+        for start in range(0, self.server.size, len(self.server.piece)):
+            self.wfile.write(self.server.piece[: self.server.size - start])
 
     def do_PUT(self) -> None:
         self.server.stored.append(self.rfile.read(int(self.headers["Content-Length"])))
@@ -71,23 +72,30 @@ class Answer(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Handled:
-    """What came of a file: the handler's time, the peak of its process's memory, and the document that it wrote."""
+    """What came of a file: the handler's time, and of that on a CPU, its process's peak memory, and the document."""
 
     seconds: float
+    cpu_seconds: float
     peak_kib: int
     result: dict[str, Any]
 
 
-def handle(size: int) -> Handled:
-    """Have the handler process a file of ``size`` bytes, all of them zero, in a process of its own."""
-    described = {"key": "inputs/large.bin", "sequencer": "0A"}
+def handle(size: int, *, piece: bytes = PIECE, name: str = "large.bin") -> Handled:
+    """Have the handler process a file in a process of its own.
+
+    Args:
+        size: How many bytes it has.
+        piece: What it consists of, again and again.
+        name: What it is called.
+    """
+    described = {"key": f"inputs/{name}", "size": size, "sequencer": "0A"}
     record = {
         "eventSource": "aws:s3",
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": "bucket"}, "object": described},
     }
     event = {"Records": [{"messageId": "message", "body": json.dumps({"Records": [record]})}]}
-    with Store(size) as store:
+    with Store(size, piece) as store:
         Thread(target=store.serve_forever, daemon=True).start()
         ran = subprocess.run(
             [sys.executable, "-c", HANDLE],

@@ -1,0 +1,299 @@
+"""A file is dead only after the function has begun it, and failed, as often as the settings say."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from rich.console import Console
+
+from tests.emulator.pipeline.conftest import ACCOUNTS
+from tests.support.checkout import free_port
+from tests.support.driver import EMPTY, Driver
+from tests.support.emulated_pipeline import EnforcingEmulator, declared, lambda_zip, make, running
+from tests.support.waiting import eventually
+from xfarm.emulator.server import Emulator
+from xfarm.operations import dead_letters, status
+from xfarm.operations.pipeline import Counts, counts
+
+PATIENCE_S = 400
+
+TIMEOUT_S = 4
+"""Of the function: everything is as much shorter than with the timeout of the stacks."""
+PROMISED_S = TIMEOUT_S * 3 / 4
+"""What a file has of it, see docs/batches.md."""
+
+TAKING = """
+
+import time
+_process = process
+
+
+def process(source, body):
+    if "poison" in source.key:
+        raise RuntimeError("as the test wants it")
+    time.sleep({seconds})
+    return _process(source, body)
+"""
+
+SECOND_A_MEGABYTE = """
+
+import time
+_process = process
+
+
+def process(source, body):
+    def slowly():
+        for chunk in body:
+            time.sleep(len(chunk) / 1_000_000)
+            yield chunk
+    return _process(source, slowly())
+"""
+
+
+def visibility(timeout_s: int) -> int:
+    """Return the visibility timeout that the stacks give the queue, for a function of such a timeout."""
+    resources = declared("1" * 12)
+    return resources["main-queue"]["visibilityTimeoutSeconds"] * timeout_s // resources["function"]["timeout"]
+
+
+def receives() -> int:
+    """Return after how many receives a message is a dead letter."""
+    return json.loads(declared("1" * 12)["main-queue-redrive-policy"]["redrivePolicy"])["maxReceiveCount"]
+
+
+@dataclass(frozen=True)
+class Account:
+    """A pipeline in an account of its own; what is done with it is done within `used`."""
+
+    number: str
+    driver: Driver
+
+    @contextmanager
+    def used(self) -> Iterator[Driver]:
+        """Point boto3 at the account."""
+        with pointed_at(self.number):
+            yield self.driver
+
+
+@contextmanager
+def pointed_at(account: str) -> Iterator[None]:
+    """Point boto3 at an account of the emulator: it takes twelve digits for the account's own root."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        patch.setenv("AWS_ACCESS_KEY_ID", account)
+        yield
+
+
+@contextmanager
+def pipelines(
+    emulator: Emulator, *processes: str, timeout_s: int, visibility_s: int, receives: int | None = None
+) -> Iterator[list[Account]]:
+    """Make a pipeline for each of the texts that are added to the function's `process`."""
+    accounts = []
+    for process in processes:
+        number = str(next(ACCOUNTS))
+        with pointed_at(number):
+            pipeline = make(
+                visibility_s=visibility_s, receives=receives, timeout_s=timeout_s, code=lambda_zip(process=process)
+            )
+            accounts.append(Account(number, Driver(emulator, pipeline)))
+    yield accounts
+    for account in accounts:
+        with account.used() as driver:
+            driver.remove()
+
+
+@contextmanager
+def deployed(
+    emulator: Emulator, process: str = "", *, timeout_s: int, visibility_s: int, receives: int | None = None
+) -> Iterator[Driver]:
+    """Make a pipeline, and point boto3 at its account."""
+    made = pipelines(emulator, process, timeout_s=timeout_s, visibility_s=visibility_s, receives=receives)
+    with made as [account], account.used() as driver:
+        yield driver
+
+
+def files(number: int) -> dict[str, bytes]:
+    """Make files of four bytes."""
+    return {f"{name}.bin": b"good" for name in range(number)}
+
+
+def finish(driver: Driver) -> None:
+    """Wait until no message is left in the main queue."""
+    eventually(lambda: counts(driver.pipeline.main_queue_url) == EMPTY, PATIENCE_S)
+
+
+def dead(driver: Driver) -> dict[str, str]:
+    """Return the names of the files that are dead, each with what it last failed of."""
+    letters = dead_letters.peek(driver.pipeline)
+    errors = dead_letters.last_errors(driver.pipeline, letters)
+    return {str(letter.key).removeprefix(driver.pipeline.input_prefix): errors[letter.message_id] for letter in letters}
+
+
+def attempts(driver: Driver, name: str) -> int:
+    """Return how often the function began with a file."""
+    begun = [line for line in driver.logged() if line.get("error_type") != "NotBegunError"]
+    return [driver.name(line) for line in begun if "key" in line].count(name)
+
+
+def throttles(driver: Driver) -> int:
+    """Return how many calls of the function Lambda has throttled."""
+    now = datetime.now(UTC)
+    answer = boto3.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/Lambda",
+        MetricName="Throttles",
+        Dimensions=[{"Name": "FunctionName", "Value": driver.pipeline.function_name}],
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=1),
+        Period=7200,
+        Statistics=["Sum"],
+    )
+    return round(sum(point["Sum"] for point in answer["Datapoints"]))
+
+
+def reserve(driver: Driver, concurrency: int) -> None:
+    """Let the function run so often at a time and no more: Lambda throttles whatever else calls it."""
+    boto3.client("lambda").put_function_concurrency(
+        FunctionName=driver.pipeline.function_name, ReservedConcurrentExecutions=concurrency
+    )
+
+
+SHARES = {0.25: 3, 0.5: 4, 0.9: 5}
+"""Parts of the promised time that a file may take, each with a reserved concurrency at which Lambda throttles at least
+every second call, of the mapping's maximum of 10 at a time."""
+
+
+@pytest.mark.parametrize("throttled", [False, True], ids=["", "every second call throttled"])
+def test_none_of_300_good_files_dies_beside_one_that_fails_five_times(
+    emulator: Emulator,
+    throttled: bool,  # noqa: FBT001
+) -> None:
+    contents = files(300)
+    processes = [TAKING.format(seconds=share * PROMISED_S) for share in SHARES]
+    with pipelines(emulator, *processes, timeout_s=TIMEOUT_S, visibility_s=visibility(TIMEOUT_S)) as accounts:
+        for account, concurrency in zip(accounts, SHARES.values(), strict=True):
+            with account.used() as driver:
+                if throttled:
+                    reserve(driver, concurrency)
+                driver.upload(contents | {"poison": b""})
+        for account in accounts:
+            with account.used() as driver:
+                finish(driver)
+                assert driver.results() == contents.keys()
+                assert dead(driver).keys() == {"poison"}
+                assert attempts(driver, "poison") == receives()
+                if throttled:
+                    assert throttles(driver) >= len(driver.logged())
+
+
+def test_files_that_take_a_quarter_of_the_timeout_each_do_not_kill_each_other(emulator: Emulator) -> None:
+    contents = files(60)
+    with deployed(emulator, TAKING.format(seconds=1), timeout_s=4, visibility_s=visibility(4)) as driver:
+        driver.upload(contents)
+        driver.assert_complete(contents)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_a_file_that_outlasts_the_timeout_dies_alone_and_says_what_to_raise(
+    emulator: Emulator, batch_size: int
+) -> None:
+    contents = files(9)
+    with deployed(emulator, SECOND_A_MEGABYTE, timeout_s=8, visibility_s=10) as driver:
+        driver.feed(enabled=False)
+        boto3.client("lambda").update_event_source_mapping(
+            UUID=driver.pipeline.event_source_mapping_id, BatchSize=batch_size
+        )
+        driver.upload({"slow.bin": bytes(12_000_000)} | contents)
+        driver.feed(enabled=True)
+        finish(driver)
+        assert driver.results() == contents.keys()
+        assert attempts(driver, "slow.bin") == receives()
+        (reason,) = dead(driver).values()
+        assert "messaging:consumerTimeoutSeconds" in reason
+        assert "compute:memorySize" in reason
+
+
+# What the emulator does of what these tests rely on
+
+
+def test_a_throttled_message_has_used_up_no_receive_while_it_is_invisible(emulator: Emulator) -> None:
+    with deployed(emulator, timeout_s=10, visibility_s=60, receives=1) as driver:
+        eventually(driver.logged)  # S3's test message
+        reserve(driver, 0)
+        driver.upload({"a.bin": b"good"})
+        eventually(lambda: throttles(driver) > 2)
+        assert counts(driver.pipeline.main_queue_url) == Counts(waiting=0, in_flight=1)
+        boto3.client("lambda").delete_function_concurrency(FunctionName=driver.pipeline.function_name)
+        driver.assert_complete({"a.bin": b"good"})
+
+
+def test_a_message_that_is_throttled_for_all_of_its_visibility_timeout_has_used_up_a_receive(
+    emulator: Emulator,
+) -> None:
+    with deployed(emulator, timeout_s=1, visibility_s=2, receives=2) as driver:
+        eventually(driver.logged)
+        reserve(driver, 0)
+        driver.upload({"a.bin": b"good"})
+        finish(driver)
+        assert dead(driver) == {"a.bin": dead_letters.NO_ERROR}
+        assert attempts(driver, "a.bin") == 0
+
+
+def test_throttled_messages_come_before_new_ones(emulator: Emulator) -> None:
+    contents = files(60)
+    process = TAKING.format(seconds=0.2)
+    with deployed(emulator, process, timeout_s=10, visibility_s=12, receives=1) as driver:
+        reserve(driver, 1)
+        driver.upload(contents)
+        finish(driver)
+        assert throttles(driver) > 0
+        assert driver.results() == contents.keys()
+
+
+def test_no_more_messages_are_received_than_the_maximum_concurrency_may_process(emulator: Emulator) -> None:
+    maximum = declared("1" * 12)["event-source-mapping"]["scalingConfig"]["maximumConcurrency"]
+    contents = files(3 * maximum)
+    with deployed(emulator, TAKING.format(seconds=1), timeout_s=10, visibility_s=60) as driver:
+        driver.feed(enabled=False)
+        driver.upload(contents)
+        driver.feed(enabled=True)
+        seen = []
+
+        def done() -> bool:
+            seen.append(counts(driver.pipeline.main_queue_url))
+            return seen[-1] == EMPTY
+
+        eventually(done)
+        assert max(each.in_flight for each in seen) == maximum
+
+
+class NewAccount(EnforcingEmulator):
+    """An emulator that has as little concurrency as a new account."""
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"LAMBDA_ACCOUNT_CONCURRENCY": "10"}
+
+
+def shown(driver: Driver) -> str:
+    """Return what `status` says."""
+    said = io.StringIO()
+    status.show("local", {}, driver.pipeline, Console(file=said, width=500), as_json=False)
+    return said.getvalue()
+
+
+def test_status_says_what_to_do_where_the_account_has_little_concurrency(tmp_path: Path) -> None:
+    with running(NewAccount(tmp_path, free_port())) as emulator:
+        said = shown(Driver(emulator, make(visibility_s=60)))
+    assert "the account may run 10 invocations at a time" in said
+    assert "compute:maximumConcurrency to 10 at most" in said
+    assert '"Concurrent executions"' in said
+
+
+def test_status_is_silent_about_the_quota_of_any_other_account(driver: Driver) -> None:
+    assert "Concurrent executions" not in shown(driver)
