@@ -102,7 +102,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure deployments beside a peer's, the pipeline, and how both grow: [deployment] [pipeline] [growth]."""
+    """Measure deployments beside a peer's, the pipeline, and more: [deployment] [pipeline] [contents] [growth]."""
     run(session, "benchmarks", *session.posargs)
 
 

@@ -6,10 +6,10 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import deployment, growth, pipeline
+from benchmarks import contents, deployment, growth, pipeline
 from shared.errors import UserError
 
-PARTS: Final = {"deployment": deployment.run, "pipeline": pipeline.run, "growth": growth.run}
+PARTS: Final = {"deployment": deployment.run, "pipeline": pipeline.run, "contents": contents.run, "growth": growth.run}
 
 
 def main(arguments: list[str] | None = None) -> int:
