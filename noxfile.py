@@ -56,7 +56,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure deployments beside a peer's, the pipeline, files, and growth: [deployment|pipeline|files|growth]..."""
+    """Measure what the arguments name, or everything: [deployment] [pipeline] [files] [contents] [growth]."""
     run(session, "benchmarks", *session.posargs)
 
 
