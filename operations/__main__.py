@@ -11,7 +11,7 @@ from rich.console import Console
 from operations import dead_letters, status
 from operations.pipeline import deployed, explain
 from operations.redrive import redrive
-from operations.send import TIMEOUT_S, send
+from operations.send import send
 from orchestrator import targets
 from orchestrator.engine import exports
 from shared.errors import UserError
@@ -47,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("files", nargs="+", metavar="FILE", help="a file or a folder")
     follow = command.add_mutually_exclusive_group()
     follow.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, metavar="S", help="follow for so many seconds (%(default)s)"
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="follow for so many seconds (default: until a file that fails once has been tried again, which is the "
+        "visibility timeout of the queue and the timeout of the function: 420, as the stacks come)",
     )
     follow.add_argument("--no-wait", dest="timeout", action="store_const", const=0, help="upload only")
 

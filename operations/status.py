@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import boto3
 from rich.table import Table
@@ -28,6 +28,14 @@ FRESH: Final = timedelta(minutes=15)
 
 SQS sends its metrics every minute, and for a queue that was idle for six hours begins again with a delay of up to 15
 minutes ("Monitoring Amazon SQS queues using CloudWatch").
+"""
+
+
+Subscription = Literal["confirmed", "pending", "gone"]
+"""How a subscription by e-mail is: it is pending until somebody confirms it.
+
+SNS deletes it after 48 hours in which nobody does ("Amazon SNS now supports faster automatic deletion of unconfirmed
+subscriptions"), and Pulumi knows nothing of that until it looks.
 """
 
 
@@ -57,6 +65,7 @@ class Health:
         errors: Its invocations that ended in an error as a whole in the last hour: the function crashed, or ran out
             of time or memory. Where it merely failed at a file, Lambda counts no error.
         throttles: Invocations that Lambda refused in the last hour, as too many ran already.
+        alarm_email: Whether the address that alarms are mailed to has confirmed it; None where there is no address.
     """
 
     main_queue: Counts
@@ -66,6 +75,7 @@ class Health:
     failed_attempts: int
     errors: int | None
     throttles: int | None
+    alarm_email: Subscription | None
 
 
 def stack_states(stack: str) -> dict[str, StackState]:
@@ -98,7 +108,18 @@ def health(pipeline: Pipeline) -> Health:
         failed_attempts=len(failures(pipeline, now - PERIOD)),
         errors=_sum(metrics["errors"]),
         throttles=_sum(metrics["throttles"]),
+        alarm_email=_subscription(pipeline) if pipeline.alarm_email else None,
     )
+
+
+def _subscription(pipeline: Pipeline) -> Subscription:
+    pages = boto3.client("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=pipeline.alarm_topic_arn)
+    for each in (subscription for page in pages for subscription in page["Subscriptions"]):
+        if (each.get("Protocol"), each.get("Endpoint")) == ("email", pipeline.alarm_email):
+            arn = each.get("SubscriptionArn", "")
+            # In place of an ARN: "PendingConfirmation", or for some days "Deleted".
+            return "confirmed" if arn.startswith("arn:") else "pending" if arn == "PendingConfirmation" else "gone"
+    return "gone"
 
 
 Series = list[tuple[datetime, float]]
@@ -190,6 +211,14 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         "  errors": f"{unknown(state.errors)} in the last hour",
         "  throttles": f"{unknown(state.throttles)} in the last hour",
     }
+    if state.alarm_email:
+        rows[pipeline.alarm_topic_name] = {
+            "confirmed": f"mails alarms to {pipeline.alarm_email}",
+            "pending": f"mails nothing yet: {pipeline.alarm_email} has to follow the link in AWS's mail, "
+            "within 48 hours of the deployment",
+            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed it, or has ended it. "
+            f"Ask again with 'nox -s deploy -- {pipeline.stack} --refresh'",
+        }[state.alarm_email]
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

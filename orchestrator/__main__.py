@@ -4,6 +4,7 @@ import argparse
 import json
 import signal
 import sys
+import threading
 from dataclasses import asdict
 
 from rich.console import Console
@@ -68,17 +69,18 @@ def _operate(options: argparse.Namespace) -> int:
     reports: dict[str, Report] = {}
 
     with Display(console, operation) as display:
-        engine = Engine(options.stack, display.event, display.say)
+        interrupted = threading.Event()
+        engine = Engine(options.stack, display.event, display.say, interrupted)
         _refuse_gaps(engine, operation, everything, chosen)
-        interrupted = _stop_at_a_safe_point(console)
+        _stop_at_a_safe_point(console, interrupted)
 
         def run(project: str) -> bool:
-            if interrupted:
+            if interrupted.is_set():
                 reports[project] = Report(project, outcome="left out")
                 return False
             display.start(project)
             reports[project] = engine.run(project, operation, refresh=getattr(options, "refresh", False))
-            if interrupted and reports[project].outcome == "failed":
+            if interrupted.is_set() and reports[project].outcome == "failed":
                 reports[project].outcome = "stopped"
             display.finish(reports[project])
             return reports[project].outcome != "failed"
@@ -157,17 +159,15 @@ def _confirm(options: argparse.Namespace, console: Console) -> None:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 
-def _stop_at_a_safe_point(console: Console) -> list[int]:
-    """Make Ctrl-C let the engine, which hears it too, finish what it is doing; return where that will be noted."""
-    signals: list[int] = []
+def _stop_at_a_safe_point(console: Console, interrupted: threading.Event) -> None:
+    """Make Ctrl-C let the engine, which hears it too, finish what it is doing, and nothing else be begun."""
 
-    def note(number: int, _frame: object) -> None:
-        if not signals:
+    def note(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
             console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
-        signals.append(number)
+        interrupted.set()
 
     signal.signal(signal.SIGINT, note)
-    return signals
 
 
 def _outputs(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 from time import monotonic
 from typing import Any, Literal, cast
 
@@ -24,7 +25,7 @@ from pulumi.automation import (
 )
 from pulumi.automation._stack import StackInitMode
 
-from orchestrator import recovery
+from orchestrator import recovery, refusals
 from orchestrator.graph import STACKS, dependencies, order
 from shared.errors import UserError
 
@@ -78,12 +79,21 @@ class _Stack(Stack):
 class Engine:
     """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on.
 
+    Args:
+        stack: The name of the stacks.
+        on_event: Is told what the engine does.
+        say: Is told, in lines for people, what is done besides.
+        stopping: Is set where nothing more is to be begun.
+
     Raises:
         UserError: The stacks' state can't be reached.
     """
 
-    def __init__(self, stack: str, on_event: OnEvent, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, stack: str, on_event: OnEvent, say: Callable[[str], None], stopping: Event | None = None
+    ) -> None:
         self._stack = stack
+        self._stopping = stopping or Event()
         self._on_event = on_event
         self._say = say
         self._command = PulumiCommand()
@@ -169,7 +179,16 @@ class Engine:
             stack.preview_refresh(on_event=on_event)
         else:
             refresh = self._take_up(project, stack, last=operation == "destroy") or refresh
-            (stack.up if operation == "deploy" else stack.destroy)(on_event=on_event, refresh=refresh)
+            act = stack.up if operation == "deploy" else stack.destroy
+
+            def update(hear: Callable[[EngineEvent], None], again: bool) -> None:  # noqa: FBT001
+                def on_each(event: EngineEvent) -> None:
+                    hear(event)
+                    on_event(event)
+
+                act(on_event=on_each, refresh=refresh or again)
+
+            refusals.insist(project, stack, update, self._say, self._stopping)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
         """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""
