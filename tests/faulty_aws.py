@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from tests.checkout import Checkout
@@ -46,10 +46,8 @@ class Refusal:
     """An answer that refuses, in the protocol of the request."""
 
     status: int
-    code: str = ""
+    code: str
     message: str = "as told"
-    content: str = ""
-    """The whole answer, where it is none that is made from code and message."""
 
 
 class Habit:
@@ -61,7 +59,13 @@ class Habit:
     delay_s = 0.0
     """How long it keeps each answer back, in seconds."""
 
-    def __init__(self) -> None:
+    who: ClassVar[Literal["provider", "orchestrator", "stack", "status"]] = "provider"
+    """What deals with it: the AWS provider asks again, or the orchestrator does, or the stack's own order and options
+    leave nothing to ask, or `status` says what a person has to do."""
+
+    def __init__(self, client: Callable[[str], Any]) -> None:
+        self.client = client
+        """Makes clients of the account, past the proxy."""
         self.bitten = 0
         """How often it has been met."""
 
@@ -181,7 +185,6 @@ class _Handler(BaseHTTPRequestHandler):
             content = json.dumps({"__type": code, "message": message})
         elif "form" in self.headers.get("Content-Type", ""):
             content = f"<ErrorResponse>{content}</ErrorResponse>"
-        content = refusal.content or content
         self.send_response_only(refusal.status)
         self.send_header("x-amzn-ErrorType", code)
         if self.headers.get("x-amzn-query-mode"):

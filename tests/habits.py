@@ -5,8 +5,10 @@ A class here is one habit. Its docstring says what it is, and ends with the page
 
 import re
 from collections import Counter
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+from shared import names
 from tests.faulty_aws import Habit, Refusal, Request
 
 FUNCTIONS = "/2015-03-31/functions"
@@ -20,11 +22,11 @@ class Refusing(Habit):
     asked: ClassVar[str]
     """A regular expression for the names of these requests."""
     refusal: ClassVar[Refusal]
-    times: ClassVar[int] = 1
+    times = 1
     """How many are refused, of each name."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, client: Callable[[str], Any]) -> None:
+        super().__init__(client)
         self._seen: Counter[str] = Counter()
 
     def before(self, request: Request) -> Refusal | None:
@@ -47,8 +49,8 @@ class Late(Habit):
     times: ClassVar[int] = 1
     """How many are, for each that was done."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, client: Callable[[str], Any]) -> None:
+        super().__init__(client)
         self._due = 0
 
     def before(self, request: Request) -> Refusal | None:
@@ -72,6 +74,7 @@ class NotificationForAYoungPolicy(Refusing):
     Source: SetQueueAttributes, Amazon SQS API Reference; pulumi-aws #1895.
     """
 
+    who = "orchestrator"
     asked = r"PUT /[^/?]+\?notification"
     refusal = Refusal(400, "InvalidArgument", "Unable to validate the following destination configurations")
 
@@ -165,6 +168,7 @@ class CodeOfABusyFunction(Refusing):
     Source: Lambda function states, AWS Lambda Developer Guide; hashicorp/terraform #29604.
     """
 
+    who = "orchestrator"
     asked = rf"PUT {FUNCTIONS}/\w+/code"
     refusal = ConfigurationOfABusyFunction.refusal
 
@@ -229,47 +233,14 @@ class BucketChangedAtTheSameTime(Refusing):
     )
 
 
-class TopicNotYetThere(Late):
-    """SNS does not find a topic that it has just made.
-
-    Source: terraform-provider-aws, internal/service/sns/topic.go (RetryWhenNotFound).
-    """
-
-    done = "CreateTopic"
-    asked = "GetTopicAttributes"
-    refusal = Refusal(404, "NotFound", "Topic does not exist")
-
-
-class AlarmNotYetThere(Late):
-    """CloudWatch does not list an alarm that it has just made.
-
-    Source: terraform-provider-aws, internal/service/cloudwatch/metric_alarm.go.
-    """
-
-    done = "PutMetricAlarm"
-    asked = "DescribeAlarms"
-    refusal = Refusal(200, content="<DescribeAlarmsResponse><DescribeAlarmsResult/></DescribeAlarmsResponse>")
-
-
-class LogGroupNotYetThere(Late):
-    """CloudWatch does not list a log group that it has just made.
-
-    Source: terraform-provider-aws, internal/service/logs/group.go.
-    """
-
-    done = "CreateLogGroup"
-    asked = "DescribeLogGroups"
-    refusal = Refusal(200, content='{"logGroups": []}')
-
-
 class Throttling(Habit):
     """Every seventh request is one too many.
 
     Source: Retry behavior, AWS SDKs and Tools Reference Guide; Error responses (SlowDown), Amazon S3 API Reference.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, client: Callable[[str], Any]) -> None:
+        super().__init__(client)
         self._asked = 0
 
     def before(self, request: Request) -> Refusal | None:
@@ -301,11 +272,11 @@ class SlowAnswers(Habit):
 class LostAnswers(Habit):
     """What is asked is done, but the connection breaks before the answer, so that it is asked a second time.
 
-    Source: Making retries safe with idempotent APIs, Amazon Builders' Library.
+    Source: terraform-provider-aws #18468.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, client: Callable[[str], Any]) -> None:
+        super().__init__(client)
         self._lost: set[str] = set()
 
     def after(self, request: Request, status: int) -> bool:
@@ -316,3 +287,70 @@ class LostAnswers(Habit):
         self._lost.add(request.name)
         self.bitten += 1
         return True
+
+
+class LateLogLines(Habit):
+    """Lambda writes the last lines of a function's log late, and makes its log group again where the role may.
+
+    Source: terraform-aws-lambda #342; aws-cdk #32689.
+    """
+
+    who = "stack"
+
+    def after(self, request: Request, status: int) -> bool:
+        """Write a line after each deletion, as whatever is left of the role."""
+        if status < 300 and re.match(r"Delete|Detach|DELETE", request.name):
+            self.bitten += 1
+            if not self._there() and self._allowed():
+                self.client("logs").create_log_group(logGroupName=f"/aws/lambda/{names.FUNCTION}")
+        return False
+
+    def _there(self) -> bool:
+        group = f"/aws/lambda/{names.FUNCTION}"
+        return bool(self.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"])
+
+    def _allowed(self) -> bool:
+        iam, role = self.client("iam"), names.FUNCTION_ROLE
+        try:
+            attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+            written = iam.list_role_policies(RoleName=role)["PolicyNames"]
+            documents = [iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in written]
+        except iam.exceptions.NoSuchEntityException:
+            return False
+        denied = any(
+            (statement["Effect"], statement["Action"]) == ("Deny", "logs:CreateLogGroup")
+            for document in documents
+            for statement in document["Statement"]
+        )
+        return not denied and any(each["PolicyName"] == "AWSLambdaBasicExecutionRole" for each in attached)
+
+
+class LogGroupThereAlready(Habit):
+    """Lambda has made the function's log group, without tags, before the stack could.
+
+    Source: terraform-aws-lambda #342; aws-cdk #32689.
+    """
+
+    who = "orchestrator"
+
+
+class RoleMadeAgain(Habit):
+    """A role that was deleted and made again may not decrypt the function's environment.
+
+    Source: terraform-provider-aws #6352 and #9703.
+    """
+
+    who = "stack"
+
+
+class SubscriptionUnconfirmed(Habit):
+    """SNS mails nothing until somebody confirms the subscription, and deletes it after 48 hours in which nobody does.
+
+    Source: Amazon SNS, automatic deletion of unconfirmed subscriptions.
+    """
+
+    who = "status"
+
+
+ALWAYS = (LogGroupThereAlready, RoleMadeAgain, SubscriptionUnconfirmed)
+"""Habits that `local.patched_ministack` has itself, with or without the proxy."""
