@@ -31,7 +31,9 @@ _FOR_A_WHILE: Final = {
 }
 """What AWS says, and why it will say so no longer after a while."""
 
-_EXISTS: Final = re.compile(r"\b(ResourceAlreadyExistsException|EntityAlreadyExists)\b|Function already exist")
+_EXISTS: Final = re.compile(
+    r"\b(ResourceAlreadyExistsException|EntityAlreadyExists|BucketAlreadyOwnedByYou)\b|Function already exist"
+)
 """What AWS says of something that can't be created because it is there."""
 
 _OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
@@ -148,7 +150,8 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
 
     It is a log group that carries none of our tags: Lambda makes one for a function that has none, and so did versions
     of this project up to 0.1.0 after they were destroyed. Or it carries the very tags that it was to have, and is no
-    older than the deployment: then AWS made it, and only its answer was lost.
+    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused. A
+    bucket, which is tagged only after it was made, has no tags then, and nothing in it.
 
     Args:
         deployment: The state as ``pulumi stack export`` gives it, which is changed.
@@ -176,13 +179,14 @@ def _may_be_taken(refused: Refused, began: datetime) -> bool:
     kind, inputs = refused.resource.get("type", ""), refused.resource.get("inputs", {})
     if not (look := _LOOKS.get(kind)):
         return False
-    created, tags = look(inputs["name"])
+    created, tags = look(inputs["bucket" if kind == _BUCKET else "name"])
     owner, ours = ({name: all_tags.get(name) for name in _OWNER} for all_tags in (tags, inputs["tags"]))
-    if owner == ours and created > began - _CLOCKS:
+    untagged = not any(owner.values())
+    if created > began - _CLOCKS and (owner == ours or (kind == _BUCKET and untagged)):
         return True
-    if kind != LOG_GROUP:
+    if kind != _LOG_GROUP:
         return False
-    if any(owner.values()):
+    if not untagged:
         raise UserError(
             f"the log group '{inputs['name']}' is there already, and belongs to the stack '{owner['PulumiStack']}' of "
             f"the project '{owner['PulumiProject']}', by a state that is kept elsewhere: destroy that stack, "
@@ -209,9 +213,23 @@ def _function(name: str) -> tuple[datetime, dict[str, str]]:
     return datetime.fromisoformat(function["Configuration"]["LastModified"]), function.get("Tags", {})
 
 
-LOG_GROUP: Final = "aws:cloudwatch/logGroup:LogGroup"
+def _bucket(name: str) -> tuple[datetime, dict[str, str]]:
+    s3 = recovery.client("s3")
+    (created,) = [each["CreationDate"] for each in s3.list_buckets()["Buckets"] if each["Name"] == name]
+    try:
+        tags = s3.get_bucket_tagging(Bucket=name)["TagSet"]
+    except s3.exceptions.ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchTagSet":
+            raise
+        return created, {}
+    return created, {tag["Key"]: tag["Value"] for tag in tags}
+
+
+_LOG_GROUP: Final = "aws:cloudwatch/logGroup:LogGroup"
+_BUCKET: Final = "aws:s3/bucket:Bucket"
 _LOOKS: Final[dict[str, Callable[[str], tuple[datetime, dict[str, str]]]]] = {
-    LOG_GROUP: _log_group,
+    _LOG_GROUP: _log_group,
+    _BUCKET: _bucket,
     "aws:iam/role:Role": _role,
     "aws:lambda/function:Function": _function,
 }

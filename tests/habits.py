@@ -229,7 +229,9 @@ class BucketChangedAtTheSameTime(Refusing):
 
     asked = r"(PUT|DELETE) /[^/?]+(\?.*)?"
     refusal = Refusal(
-        409, "OperationAborted", "A conflicting conditional operation is currently in progress against this resource."
+        409,
+        "OperationAborted",
+        "A conflicting conditional operation is currently in progress against this resource. Please try again.",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import boto3
 import pytest
 
+from orchestrator import refusals
 from orchestrator.graph import ROOT
 from shared import names
 from tests import habits, stress
@@ -302,10 +303,13 @@ def test_a_function_makes_its_log_group_only_where_its_role_may(tmp_path: Path) 
 # What is written about them
 
 
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
 def documented() -> dict[str, tuple[str, str]]:
     """Return what docs/habits.md says of each habit: its source, and who deals with it."""
-    text = (ROOT / "docs" / "habits.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+?) \| [^|]+ \| ([^|]+?) \| (\w+)[^|]* \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| ([^|]+?) \| [^|]+ \| ([^|]+?) \| (\w+)[^|]* \|$", text("docs/habits.md"), re.MULTILINE)
     return {
         habit: (re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", source), who) for habit, source, who in rows if habit != "habit"
     }
@@ -315,4 +319,6 @@ def test_the_documentation_lists_these_habits_and_no_others() -> None:
     listed = {habit.title(): (habit.source(), habit.who) for _, habit in EACH}
     listed |= {habit.title(): (habit.source(), habit.who) for habit in habits.ALWAYS}
     assert documented() == listed
+    *waits, last = refusals.WAITS_S
+    assert f"after {', '.join(map(str, waits))} and {last} seconds" in " ".join(text("docs/habits.md").split())
     assert len(listed) >= 12

@@ -156,9 +156,11 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 OURS = {"Application": "xfarm-pipeline", "PulumiProject": "compute", "PulumiStack": "local"}
 THEIRS = OURS | {"PulumiStack": "prod"}
 GROUP, ROLE, FUNCTION = "aws:cloudwatch/logGroup:LogGroup", "aws:iam/role:Role", "aws:lambda/function:Function"
+BUCKET = "aws:s3/bucket:Bucket"
 EXISTS = {
     GROUP: "ResourceAlreadyExistsException: The specified log group already exists",
     ROLE: "EntityAlreadyExists: Role with name role already exists.",
+    BUCKET: "BucketAlreadyOwnedByYou: Your previous request to create the named bucket succeeded",
     FUNCTION: "ResourceConflictException: Function already exist: function",
 }
 NOW, LATER = timedelta(0), timedelta(hours=1)
@@ -167,6 +169,11 @@ NOW, LATER = timedelta(0), timedelta(hours=1)
 def make(kind: str, name: str, tags: dict[str, str]) -> None:
     if kind == GROUP:
         boto3.client("logs").create_log_group(logGroupName=name, tags=tags)
+    elif kind == BUCKET:
+        s3, tagged = boto3.client("s3"), [{"Key": k, "Value": v} for k, v in tags.items()]
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+        if tagged:
+            s3.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tagged})
     elif kind == ROLE:
         boto3.client("iam").create_role(
             RoleName=name, AssumeRolePolicyDocument="{}", Tags=[{"Key": k, "Value": v} for k, v in tags.items()]
@@ -183,7 +190,9 @@ def make(kind: str, name: str, tags: dict[str, str]) -> None:
 
 
 def refusal(kind: str, name: str) -> Refused:
-    return Refused({"urn": urn(kind, "it"), "type": kind, "inputs": {"name": name, "tags": OURS}}, EXISTS[kind])
+    return Refused(
+        {"urn": urn(kind, "it"), "type": kind, "inputs": {"name": name, "bucket": name, "tags": OURS}}, EXISTS[kind]
+    )
 
 
 @pytest.mark.usefixtures("account")
@@ -197,6 +206,10 @@ def refusal(kind: str, name: str) -> Refused:
         (ROLE, OURS, LATER, False),
         (ROLE, THEIRS, NOW, False),
         (ROLE, {}, NOW, False),
+        (BUCKET, {}, NOW, True),
+        (BUCKET, OURS, NOW, True),
+        (BUCKET, THEIRS, NOW, False),
+        (BUCKET, {}, LATER, False),
         (FUNCTION, OURS, NOW, True),
         (FUNCTION, OURS, LATER, False),
         (FUNCTION, {}, NOW, False),
@@ -209,7 +222,7 @@ def test_what_is_there_is_taken_over_where_it_was_just_made_for_this_stack_or_is
     taken: bool,  # noqa: FBT001
     request: pytest.FixtureRequest,
 ) -> None:
-    name = "n" + "".join(filter(str.isalnum, request.node.callspec.id))
+    name = "n" + "".join(filter(str.isalnum, request.node.callspec.id)).lower()
     make(kind, name, tags)
     deployment: dict[str, Any] = {}
     found = refusals.take_over(deployment, [refusal(kind, name)], datetime.now(UTC) + began)
