@@ -64,7 +64,7 @@ class StorageOutputs(StackOutputs):
 
 @dataclass(frozen=True, kw_only=True)
 class MessagingOutputs(StackOutputs):
-    """The queues, how long a consumer of the main queue may take, and the topic that alarms are told to."""
+    """The queues, how long a consumer of the main queue may take, the topic of the alarms and who is mailed of them."""
 
     project = "messaging"
 
@@ -73,6 +73,7 @@ class MessagingOutputs(StackOutputs):
     dead_letter_queue_arn: pulumi.Output[str]
     dead_letter_queue_url: pulumi.Output[str]
     alarm_topic_arn: pulumi.Output[str]
+    alarm_email: pulumi.Output[str]
     consumer_timeout_seconds: pulumi.Output[int]
 
 

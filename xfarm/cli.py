@@ -158,7 +158,12 @@ def bootstrap(stack: str) -> None:
 
 @xfarm.command()
 @click.argument("paths", metavar="[STACK] FILE...", nargs=-1, required=True)
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to follow the files.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to follow the files; by default until one that failed once has been tried again.",
+)
 @click.option("--no-wait", "timeout", flag_value=0.0, type=float, help="Upload only.")
 def send(paths: tuple[str, ...], timeout: float | None) -> None:
     """Upload files, or the files of folders, and follow each to its result."""

@@ -131,6 +131,13 @@ locals {
       dimensions = { QueueName = aws_sqs_queue.dead_letter_queue.name }
       threshold  = 1
     }
+    dead-letter-age-alarm = {
+      namespace  = "AWS/SQS"
+      metric     = "ApproximateAgeOfOldestMessage"
+      statistic  = "Maximum"
+      dimensions = { QueueName = aws_sqs_queue.dead_letter_queue.name }
+      threshold  = 604800
+    }
     oldest-message-alarm = {
       namespace  = "AWS/SQS"
       metric     = "ApproximateAgeOfOldestMessage"
@@ -183,9 +190,22 @@ resource "aws_iam_role" "role" {
   })
 }
 
+resource "aws_iam_role_policy" "role_makes_no_log_groups" {
+  role = aws_iam_role.role.name
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Effect   = "Deny"
+      Action   = "logs:CreateLogGroup"
+      Resource = "*"
+    }]
+  })
+}
+
 resource "aws_iam_role_policy_attachment" "role_basic_execution" {
   role       = aws_iam_role.role.name
   policy_arn = "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole"
+  depends_on = [aws_iam_role_policy.role_makes_no_log_groups]
 }
 
 resource "aws_iam_role_policy_attachment" "role_s3_full_access" {
@@ -230,6 +250,9 @@ resource "aws_lambda_function" "function" {
     aws_iam_role_policy_attachment.role_basic_execution,
     aws_iam_role_policy_attachment.role_s3_full_access,
   ]
+  lifecycle {
+    replace_triggered_by = [aws_iam_role.role.unique_id]
+  }
 }
 
 resource "aws_lambda_event_source_mapping" "event_source_mapping" {

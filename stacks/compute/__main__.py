@@ -33,10 +33,24 @@ role = aws.iam.Role(
     tags=tags(),
 )
 
+# Lambda writes log lines late, and the managed policy below lets it make a log group for them: after a destruction the
+# group would be back, without retention. So only the stack makes it, and this is deleted after all that could.
+no_log_groups = aws.iam.RolePolicy(
+    "role-makes-no-log-groups",
+    role=role.name,
+    policy=json_document(
+        {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Deny", "Action": "logs:CreateLogGroup", "Resource": "*"}],
+        }
+    ),
+)
+
 basic_execution = aws.iam.RolePolicyAttachment(
     "role-basic-execution",
     role=role.name,
     policy_arn=aws.iam.ManagedPolicy.AWS_LAMBDA_BASIC_EXECUTION_ROLE,
+    opts=pulumi.ResourceOptions(depends_on=[no_log_groups]),
 )
 
 s3_access: pulumi.Resource
@@ -95,7 +109,6 @@ consume_queue = aws.iam.RolePolicy(
     ),
 )
 
-# Made before the function, which would otherwise make one of its own at its first line, kept for ever.
 log_group = aws.cloudwatch.LogGroup(
     "log-group",
     name=f"/aws/lambda/{names.FUNCTION}",
@@ -125,7 +138,14 @@ function = aws.lambda_.Function(
         }
     },
     tags=tags(),
-    opts=pulumi.ResourceOptions(depends_on=[log_group, basic_execution, s3_access]),
+    opts=pulumi.ResourceOptions(
+        depends_on=[log_group, basic_execution, s3_access],
+        # A role that was deleted and made again has the same ARN, but not the KMS grant that Lambda gave the first one
+        # to read the environment with: every call fails until the function is made again ("Resource:
+        # aws_lambda_function" in the provider's documentation).
+        replacement_trigger=role.unique_id,
+        delete_before_replace=True,
+    ),
 )
 
 maximum_concurrency = settings.maximum("maximumConcurrency", at_least=2, at_most=1000)

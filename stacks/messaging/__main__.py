@@ -10,6 +10,10 @@ from shared.outputs import MessagingOutputs, StorageOutputs
 from shared.tags import tags
 
 DAY = 24 * 60 * 60
+RETENTION = 4 * DAY
+# A dead letter is gone so long after its upload, not after its move ("Setting-up dead-letter queue retention in Amazon
+# SQS"). It is the longest that SQS allows ("Amazon SQS message quotas"), and so leaves the most time to look at it.
+DEAD_LETTER_RETENTION = 14 * DAY
 
 storage = StorageOutputs.read()
 
@@ -24,8 +28,7 @@ max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
     name=names.DEAD_LETTER_QUEUE,
-    # A message keeps the age it had in the main queue: only a longer retention leaves time to look at it.
-    message_retention_seconds=14 * DAY,
+    message_retention_seconds=DEAD_LETTER_RETENTION,
     sqs_managed_sse_enabled=True,
     tags=tags(),
 )
@@ -33,7 +36,7 @@ dead_letter_queue = aws.sqs.Queue(
 main_queue = aws.sqs.Queue(
     "main-queue",
     name=names.MAIN_QUEUE,
-    message_retention_seconds=4 * DAY,
+    message_retention_seconds=RETENTION,
     receive_wait_time_seconds=20,
     # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
     # a second time ("Creating and configuring an Amazon SQS event source mapping").
@@ -97,7 +100,8 @@ aws.s3.BucketNotification(
 
 alarms = aws.sns.Topic("alarms", name=names.ALARM_TOPIC, tags=tags())
 
-if email := pulumi.Config().get("alarmEmail"):
+email = pulumi.Config().get("alarmEmail")
+if email:
     aws.sns.TopicSubscription("alarm-email", topic=alarms.arn, protocol="email", endpoint=email)
 
 alarm(
@@ -112,13 +116,28 @@ alarm(
 )
 
 alarm(
+    "dead-letter-age-alarm",
+    description="Files in the dead-letter queue will soon be deleted from it",
+    namespace="AWS/SQS",
+    metric="ApproximateAgeOfOldestMessage",
+    statistic="Maximum",
+    dimensions={"QueueName": dead_letter_queue.name},
+    # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), before which
+    # a message may have been in the main queue for all of its retention. At the latest a day is left to act.
+    threshold=settings.whole_number(
+        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION - RETENTION - DAY
+    ),
+    topic_arn=alarms.arn,
+)
+
+alarm(
     "oldest-message-alarm",
     description="Files wait longer to be processed than they should",
     namespace="AWS/SQS",
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": main_queue.name},
-    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=4 * DAY),
+    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION),
     topic_arn=alarms.arn,
 )
 
@@ -128,5 +147,6 @@ MessagingOutputs(
     dead_letter_queue_arn=dead_letter_queue.arn,
     dead_letter_queue_url=dead_letter_queue.url,
     alarm_topic_arn=alarms.arn,
+    alarm_email=pulumi.Output.from_input(email or ""),
     consumer_timeout_seconds=pulumi.Output.from_input(consumer_timeout),
 ).export()

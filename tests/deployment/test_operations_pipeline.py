@@ -317,6 +317,38 @@ def test_what_is_being_looked_at_is_not_put_back(quiet: Pipeline, console: Conso
     assert "but 1 being looked at" in said.getvalue()
 
 
+def test_a_file_is_followed_until_it_has_been_tried_again(quiet: Pipeline) -> None:
+    (function_timeout_s,) = {
+        boto3.client("lambda").get_function_configuration(FunctionName=quiet.function_name)["Timeout"]
+    }
+    assert send.one_retry(quiet) == VISIBILITY_S + function_timeout_s == 70
+
+
+def test_who_is_mailed_of_alarms_is_said_with_what_to_do(quiet: Pipeline) -> None:
+    sns = boto3.client("sns")
+    topic = sns.create_topic(Name="Mailed")["TopicArn"]
+    mailed = replace(quiet, alarm_topic_arn=topic, alarm_email="ops@example.org")
+
+    def line(pipeline: Pipeline) -> list[str]:
+        said = io.StringIO()
+        status.show("local", {}, pipeline, Console(file=said, width=300), as_json=False)
+        return [line for line in said.getvalue().splitlines() if "Mailed" in line or "mail" in line]
+
+    assert line(quiet) == []
+    (gone,) = line(mailed)
+    assert "ops@example.org has not confirmed it, or has ended it" in gone
+    assert "'nox -s deploy -- local --refresh'" in gone
+    arn = sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="ops@example.org", ReturnSubscriptionArn=True)[
+        "SubscriptionArn"
+    ]
+    assert status.health(mailed).alarm_email == "pending"
+    (pending,) = line(mailed)
+    assert "mails nothing yet: ops@example.org has to follow the link in AWS's mail" in pending
+    sns.confirm_subscription(TopicArn=topic, Token=arn.rpartition(":")[2])
+    (confirmed,) = line(mailed)
+    assert "mails alarms to ops@example.org" in confirmed
+
+
 def test_what_nobody_has_measured_is_unknown(quiet: Pipeline) -> None:
     state = status.health(replace(quiet, function_name="unheard", main_queue_url=quiet.dead_letter_queue_url))
     assert (state.oldest_message_s, state.errors, state.throttles) == (None, None, None)

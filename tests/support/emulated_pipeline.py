@@ -147,6 +147,7 @@ def make(
         function_name=resources["function"]["name"],
         log_group_name=resources["log-group"]["name"],
         event_source_mapping_id=_make_function(resources, code or lambda_zip(), timeout_s),
+        alarm_topic_arn=boto3.client("sns").create_topic(Name=resources["alarms"]["name"])["TopicArn"],
     )
 
 
@@ -173,7 +174,7 @@ def _make_function(resources: dict[str, Properties], code: bytes, timeout_s: int
     """Make the role, the function and what feeds it; return the id of the last."""
     iam, role, function = boto3.client("iam"), resources["role"], resources["function"]
     arn = iam.create_role(RoleName=role["name"], AssumeRolePolicyDocument=role["assumeRolePolicy"])["Role"]["Arn"]
-    for name in ("role-consume-queue", "role-s3-scoped-access"):
+    for name in ("role-makes-no-log-groups", "role-consume-queue", "role-s3-scoped-access"):
         iam.put_role_policy(RoleName=role["name"], PolicyName=name, PolicyDocument=resources[name]["policy"])
     iam.attach_role_policy(RoleName=role["name"], PolicyArn=resources["role-basic-execution"]["policyArn"])
     boto3.client("logs").create_log_group(logGroupName=resources["log-group"]["name"])

@@ -137,6 +137,7 @@ MESSAGING = {
     "dead_letter_queue_arn": f"arn:aws:sqs:eu-west-1:{ACCOUNT}:xFarmDeadLetterSqs",
     "dead_letter_queue_url": f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/xFarmDeadLetterSqs",
     "alarm_topic_arn": f"arn:aws:sns:eu-west-1:{ACCOUNT}:xFarmAlarms",
+    "alarm_email": "",
     "consumer_timeout_seconds": 60,
 }
 UPSTREAM = {"storage": STORAGE, "messaging": MESSAGING}

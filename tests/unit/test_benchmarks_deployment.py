@@ -8,8 +8,8 @@ from tests.support import stack_program
 from xfarm.orchestrator.graph import dependencies
 from xfarm.toolchain.aws_types import terraform_name
 
-ALARMS = 4
-"""One block of the peer's, for each of four."""
+ALARMS = 5
+"""One block of the peer's, for each of five."""
 
 
 def test_the_peer_declares_what_the_stacks_declare() -> None:

@@ -27,6 +27,7 @@ EXPORTS: dict[str, dict[str, Any] | None] = {
         "main_queue_url": "https://sqs.eu-west-1.amazonaws.com/1/main",
         "dead_letter_queue_arn": "arn:aws:sqs:eu-west-1:1:dead",
         "dead_letter_queue_url": "https://sqs.eu-west-1.amazonaws.com/1/dead",
+        "alarm_topic_arn": "arn:aws:sns:eu-west-1:1:alarms",
     },
     "compute": {"function_name": "function", "log_group_name": "logs", "event_source_mapping_id": "id"},
 }
@@ -54,6 +55,12 @@ def test_what_is_not_deployed_is_named_with_how_to_deploy_it(absent: dict[str, A
 def test_an_output_that_an_older_deployment_lacks_is_named() -> None:
     with pytest.raises(UserError, match=r"no log_group_name: deploy it"):
         deployed("dev", EXPORTS | {"compute": {"function_name": "function", "event_source_mapping_id": "id"}})
+
+
+def test_a_deployment_of_version_0_1_0_does_not_say_whom_alarms_are_mailed_to() -> None:
+    assert PIPELINE.alarm_email == ""
+    messaging = (EXPORTS["messaging"] or {}) | {"alarm_email": "ops@example.org"}
+    assert deployed("dev", EXPORTS | {"messaging": messaging}).alarm_email == "ops@example.org"
 
 
 # Files to send

@@ -208,6 +208,7 @@ def test_there_are_no_other_policies_than_those_tested_here(policies: dict[str, 
         "main-queue-policy",
         "role",
         "role-consume-queue",
+        "role-makes-no-log-groups",
         "role-s3-scoped-access",
     }
 
@@ -389,23 +390,47 @@ def test_only_lambda_may_take_the_role(policies: dict[str, Any], request_: Reque
     assert request_.by_resource(policies["role"]) == decision
 
 
+ROLE_POLICIES = ("role-consume-queue", "role-makes-no-log-groups", "role-s3-scoped-access")
+MAY_LOG: dict[str, Any] = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"],
+            "Resource": "*",
+        }
+    ],
+}
+"""The managed policy AWSLambdaBasicExecutionRole."""
+
+
+@pytest.mark.parametrize(
+    ("action", "decision"),
+    [("logs:CreateLogGroup", "Deny"), ("logs:CreateLogStream", "Allow"), ("logs:PutLogEvents", "Allow")],
+)
+def test_the_function_may_write_its_log_and_make_no_log_group(
+    policies: dict[str, Any], action: str, decision: str
+) -> None:
+    group = f"arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:/aws/lambda/xFarmLambdaFunction:*"
+    request = Request(action=action, resource=group, caller=ROLE)
+    assert request.by_identity(policies["role-makes-no-log-groups"], MAY_LOG) == decision
+
+
 def may(policies: dict[str, Any], action: str, resource: str) -> bool:
     """Tell whether the function may do something, by all that is written into its role."""
     request = Request(action=action, resource=resource, caller=ROLE)
-    written = [policies[name] for name in ("role-consume-queue", "role-s3-scoped-access")]
+    written = [policies[name] for name in ROLE_POLICIES]
     return request.by_identity(*written) == "Allow"
 
 
-def test_both_policies_are_those_of_the_functions_role(programs: dict[str, Program]) -> None:
+def test_all_policies_are_those_of_the_functions_role(programs: dict[str, Program]) -> None:
     compute = programs["compute"]
     attached = {
         name: compute.resources[name]["role"]
         for name, token in compute.types.items()
         if token.startswith("aws:iam/rolePolic")
     }
-    assert attached == dict.fromkeys(
-        ("role-basic-execution", "role-consume-queue", "role-s3-scoped-access"), "xFarmLambdaRole"
-    )
+    assert attached == dict.fromkeys(("role-basic-execution", *ROLE_POLICIES), "xFarmLambdaRole")
     assert compute.resources["function"]["role"].endswith(":xFarmLambdaRole")
 
 
@@ -461,4 +486,4 @@ def test_the_function_may_do_nothing_else(policies: dict[str, Any], action: str)
 def test_full_access_to_s3_gives_no_access_to_queues() -> None:
     full = stack_program.run("compute", {"s3Access": "full"}, upstream=UPSTREAM)
     written = [name for name, token in full.types.items() if token == "aws:iam/rolePolicy:RolePolicy"]
-    assert written == ["role-consume-queue"]
+    assert sorted(written) == ["role-consume-queue", "role-makes-no-log-groups"]

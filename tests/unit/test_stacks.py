@@ -155,6 +155,13 @@ class TestCompute:
         assert statement["Resource"] == MESSAGING["main_queue_arn"]
         assert set(statement["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 
+    def test_nobody_but_the_stack_makes_the_log_group_and_the_policy_that_says_so_is_deleted_last(self) -> None:
+        program = stack_program.run("compute", upstream=UPSTREAM)
+        (statement,) = program.document("role-makes-no-log-groups", "policy")["Statement"]
+        assert statement == {"Effect": "Deny", "Action": "logs:CreateLogGroup", "Resource": "*"}
+        assert "role-makes-no-log-groups" in program.dependencies["role-basic-execution"]
+        assert {"role-basic-execution", "log-group"} <= set(program.dependencies["function"])
+
     def test_scoped_access_replaces_the_managed_policy(self) -> None:
         program = stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM)
         assert "role-s3-full-access" not in program.resources
@@ -204,6 +211,13 @@ class TestCompute:
         ),
         (
             "messaging",
+            "dead-letter-age-alarm",
+            "ApproximateAgeOfOldestMessage",
+            {"QueueName": "xFarmDeadLetterSqs"},
+            "deadLetterAgeAlarmSeconds",
+        ),
+        (
+            "messaging",
             "oldest-message-alarm",
             "ApproximateAgeOfOldestMessage",
             {"QueueName": "xFarmMainQueue"},
@@ -225,11 +239,18 @@ def test_an_alarm_goes_off_at_its_setting_and_is_quiet_without_data(
     assert [arn.rpartition(":")[2] for arn in alarm["alarmActions"]] == ["xFarmAlarms"]
 
 
+def test_the_alarm_of_the_oldest_dead_letter_leaves_days_to_act_however_late_it_was_moved() -> None:
+    resources = stack_program.run("messaging", upstream=UPSTREAM).resources
+    waited, kept = (resources[name]["messageRetentionSeconds"] for name in ("main-queue", "dead-letter-queue"))
+    assert kept - waited - resources["dead-letter-age-alarm"]["threshold"] == 3 * DAY
+
+
 def test_alarms_are_mailed_where_an_address_is_set() -> None:
     assert "alarm-email" not in stack_program.run("messaging", upstream=UPSTREAM).resources
     subscription = stack_program.run("messaging", {"alarmEmail": "ops@example.org"}, upstream=UPSTREAM)
     assert subscription.resources["alarm-email"]["protocol"] == "email"
     assert subscription.resources["alarm-email"]["endpoint"] == "ops@example.org"
+    assert subscription.outputs["alarm_email"] == "ops@example.org"
 
 
 @pytest.mark.parametrize(
@@ -242,6 +263,7 @@ def test_alarms_are_mailed_where_an_address_is_set() -> None:
         ("storage", "inputPrefix", "outputs/new/", "not inside another"),
         ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
         ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
+        ("messaging", "deadLetterAgeAlarmSeconds", str(9 * DAY + 1), f"from 1 to {9 * DAY}"),
         ("compute", "batchSize", "11", "from 1 to 10"),
         ("compute", "maximumConcurrency", "1", "from 2 to 1000, or 0 for no maximum"),
         ("compute", "maximumConcurrency", "1001", "from 2 to 1000, or 0 for no maximum"),

@@ -14,6 +14,9 @@ Of the queue's messages that a function may not process, as too much runs alread
 goes on trying until their visibility timeout has passed. And it receives no more than the function's reserved
 concurrency, which Lambda's pollers don't look at.
 
+Of a function's role, it asks neither whether it may make the log group that is missing, nor whether it is still the
+role that the function was made with. Of a topic's subscribers, it takes those by e-mail for confirmed.
+
 Usage: python xfarm/emulator/patched_ministack.py
 """
 
@@ -31,8 +34,10 @@ from typing import Any
 from xml.sax.saxutils import escape, unescape
 
 from ministack.app import main
+from ministack.core import iam_evaluator
 from ministack.core.lambda_runtime import Worker
-from ministack.services import cloudwatch, lambda_svc, s3, sqs
+from ministack.core.responses import get_account_id, get_region
+from ministack.services import cloudwatch, cloudwatch_logs, iam, lambda_svc, s3, sns, sqs
 
 _describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - there is no other way to mend it
 
@@ -173,6 +178,128 @@ def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[st
     return result
 
 
+_emit_lambda_logs = lambda_svc._emit_lambda_logs  # noqa: SLF001
+
+
+def emit_lambda_logs(func: dict[str, Any], *told: Any, **also: Any) -> None:  # noqa: ANN401 - as ministack calls it
+    """Write what an invocation printed, unless the log group is missing and the role may not make it.
+
+    Lambda makes it with the function's role ("Managing permissions in AWS Lambda", `logs:CreateLogGroup`); where it
+    can't, the lines are lost.
+    """
+    config = func.get("config") or func
+    group = f"/aws/lambda/{config['FunctionName']}"
+    if group not in cloudwatch_logs._log_groups:  # noqa: SLF001
+        role = config["Role"].rpartition("/")[2]
+        asked = iam_evaluator.EvalContext(
+            principal_arn=config["Role"],
+            principal_type="AssumedRole",
+            principal_account=get_account_id(),
+            action="logs:CreateLogGroup",
+            resource_arn=cloudwatch_logs._make_group_arn(group),  # noqa: SLF001
+            region=get_region(),
+        )
+        policies = iam_evaluator._gather_role_policies(role, get_account_id())  # noqa: SLF001
+        if iam_evaluator.evaluate(asked, policies).decision != "Allow":
+            return
+    _emit_lambda_logs(func, *told, **also)
+
+
+_create_function = lambda_svc._create_function  # noqa: SLF001
+_update_config = lambda_svc._update_config  # noqa: SLF001
+_execute_function_dispatch = lambda_svc._execute_function_dispatch  # noqa: SLF001
+
+
+def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as ministack answers
+    """Answer CreateFunction, and note which role the function may read its environment as."""
+    answer = _create_function(data)
+    if answer[0] == HTTPStatus.CREATED:
+        lambda_svc._functions[data["FunctionName"]]["granted_to"] = _role_id(data["Role"])  # noqa: SLF001
+    return answer
+
+
+def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Answer UpdateFunctionConfiguration, which lets a role read the environment where it is another than before."""
+    function = lambda_svc._functions.get(name)  # noqa: SLF001
+    before = function and function["config"]["Role"]
+    answer = _update_config(name, data)
+    if function and data.get("Role", before) != before:
+        function["granted_to"] = _role_id(data["Role"])
+    return answer
+
+
+def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *told: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Run a function, unless its role was deleted and made again: that one may not read the function's environment.
+
+    Lambda encrypts it under a KMS key, and grants the use of the key to the role as it is when the function is made, or
+    given another role ("Resource: aws_lambda_function" in the documentation of Terraform's AWS provider, on
+    KMSAccessDeniedException).
+    """
+    granted = func.get("granted_to")
+    if granted and config.get("Environment", {}).get("Variables") and granted != _role_id(config["Role"]):
+        message = "Lambda was unable to decrypt the environment variables because KMS access was denied."
+        return {"error": True, "body": {"errorType": "KMSAccessDeniedException", "errorMessage": message}}
+    return _execute_function_dispatch(func, config, *told)
+
+
+def _role_id(arn: str) -> str | None:
+    role = iam._roles.get(arn.rpartition("/")[2])  # noqa: SLF001
+    return role and role["RoleId"]
+
+
+_subscribe = sns._subscribe  # noqa: SLF001
+_unsubscribe = sns._unsubscribe  # noqa: SLF001
+_list_subscriptions_by_topic = sns._list_subscriptions_by_topic  # noqa: SLF001
+
+
+def subscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+    """Answer Subscribe; one by e-mail has to be confirmed ("Subscribe", Amazon SNS API Reference).
+
+    As no mail is sent, the token that it would hold is the last part of the subscription's ARN.
+    """
+    there = {each["arn"] for each in _subscriptions(params)}
+    answer = _subscribe(params)
+    for new in _subscriptions(params):
+        if new["protocol"].startswith("email") and new["arn"] not in there:
+            new |= {"confirmed": False, "token": new["arn"].rpartition(":")[2]}
+            new["attributes"] |= {"PendingConfirmation": "true", "ConfirmationWasAuthenticated": "false"}
+    return answer
+
+
+def unsubscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+    """Answer Unsubscribe, which refuses to end what was never confirmed.
+
+    As the AWS provider knows it (``resourceTopicSubscriptionDelete`` in terraform-provider-aws).
+    """
+    arn = params["SubscriptionArn"][0]
+    pending = {
+        each["arn"]
+        for topic in sns._topics.values()  # noqa: SLF001
+        for each in topic["subscriptions"]
+        if not each["confirmed"]
+    }
+    if arn in pending:
+        message = (
+            "Invalid parameter: SubscriptionArn Reason: Cannot unsubscribe a subscription that is pending confirmation"
+        )
+        return sns._error("InvalidParameter", message, 400)  # noqa: SLF001
+    return _unsubscribe(params)
+
+
+def list_subscriptions_by_topic(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+    """Answer ListSubscriptionsByTopic, which has no ARN for what waits to be confirmed."""
+    status, headers, body = _list_subscriptions_by_topic(params)
+    for each in _subscriptions(params):
+        if not each["confirmed"]:
+            body = body.replace(f"<SubscriptionArn>{each['arn']}<".encode(), b"<SubscriptionArn>PendingConfirmation<")
+    return status, headers, body
+
+
+def _subscriptions(params: dict[str, list[str]]) -> list[dict[str, Any]]:
+    topic = sns._topics.get(params["TopicArn"][0], {})  # noqa: SLF001
+    return list(topic.get("subscriptions", []))
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """`value` as AWS's query protocol writes it: a list as members, a time in ISO 8601, nothing as nothing."""
     if isinstance(value, dict):
@@ -196,4 +323,8 @@ if __name__ == "__main__":
     setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010
     setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010
     setattr(lambda_svc, "_execute_function", execute_function)  # noqa: B010
+    for patch in (emit_lambda_logs, create_function, update_config, execute_function_dispatch):
+        setattr(lambda_svc, f"_{patch.__name__}", patch)
+    for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
+        setattr(sns, f"_{patch.__name__}", patch)
     main()

@@ -1,6 +1,6 @@
 """The deployed pipeline, as its stacks export it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import boto3
@@ -25,6 +25,9 @@ class Pipeline:
     function_name: str
     log_group_name: str
     event_source_mapping_id: str
+    alarm_topic_arn: str
+    alarm_email: str = ""
+    """Whom alarms are mailed to; nobody, where a deployment of version 0.1.0 does not say."""
 
     @property
     def dead_letter_queue_name(self) -> str:
@@ -36,6 +39,11 @@ class Pipeline:
         """The last part of its URL."""
         return self.main_queue_url.rpartition("/")[2]
 
+    @property
+    def alarm_topic_name(self) -> str:
+        """The last part of its ARN."""
+        return self.alarm_topic_arn.rpartition(":")[2]
+
 
 def deployed(stack: str, exports: Exports) -> Pipeline:
     """Return the pipeline that the stacks called ``stack`` make together.
@@ -46,13 +54,14 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
     outputs: dict[str, Any] = {"stack": stack}
     for values in exports.values():
         outputs |= values or {}
-    if missing := [field.name for field in fields(Pipeline) if field.name not in outputs]:
+    found = {field.name: outputs[field.name] for field in fields(Pipeline) if field.name in outputs}
+    if missing := [field.name for field in fields(Pipeline) if field.default is MISSING and field.name not in found]:
         absent = [project for project, values in exports.items() if not values]
         raise UserError(
             f"'{stack}' is not wholly deployed, it has no {' and no '.join(absent or missing)}: "
             f"deploy it with 'nox -s deploy -- {stack}'."
         )
-    return Pipeline(**{field.name: outputs[field.name] for field in fields(Pipeline)})
+    return Pipeline(**found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
     from xfarm.operations.pipeline import Pipeline
 
-TIMEOUT_S: Final = 300
-"""How long to follow, in seconds, where the user does not say.
-
-A file that is processed at once has its result within seconds, and one that is retried once within the visibility
-timeout (six times the function's). To see a file into the dead-letter queue takes that times the receives, half an
-hour as the stacks come: too long to sit and wait.
-"""
-
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 2.0
 """Between one look and the next, in seconds. S3 has nothing to wait on; the pause doubles while nothing happens."""
@@ -278,19 +270,34 @@ def in_brief(document: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout: float = TIMEOUT_S) -> None:
+def one_retry(pipeline: Pipeline) -> float:
+    """Return how long a file takes at most, in seconds, that fails at once and is done the second time.
+
+    A message that fails is seen again after the queue's visibility timeout, and the function then has its own timeout.
+    To see a file into the dead-letter queue takes the former times the receives, half an hour as the stacks come: too
+    long to sit and wait.
+    """
+    attributes = boto3.client("sqs").get_queue_attributes(
+        QueueUrl=pipeline.main_queue_url, AttributeNames=["VisibilityTimeout"]
+    )["Attributes"]
+    function = boto3.client("lambda").get_function_configuration(FunctionName=pipeline.function_name)
+    return int(attributes["VisibilityTimeout"]) + function["Timeout"]
+
+
+def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout: float | None = None) -> None:
     """Upload files, and follow each of them; with no time to follow them, upload them only.
 
     Args:
         pipeline: Where to.
         paths: Files, and folders of files.
         console: Where it is shown.
-        timeout: How long to follow them, in seconds.
+        timeout: How long to follow them, in seconds; as long as `one_retry` says, if not given.
 
     Raises:
         UserError: A file can't be sent, or is in the dead-letter queue, or is not yet done after that time.
     """
     uploads = upload(pipeline, find(paths), console)
+    timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:
         for each in uploads:
             _line(console, each.name, f"s3://{pipeline.bucket_name}/{each.key}")

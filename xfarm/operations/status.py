@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import boto3
 from rich.table import Table
@@ -35,6 +35,13 @@ LOW_CONCURRENCY: Final = 100
 """Below so many concurrent executions `show` says so. The quota is 1,000, but new accounts have less, some of them 10
 ("Lambda quotas"; terraform-aws-next-js #251, fhir-works-on-aws-deployment #691)."""
 
+Subscription = Literal["confirmed", "pending", "gone"]
+"""How a subscription by e-mail is: it is pending until somebody confirms it.
+
+SNS deletes it after 48 hours in which nobody does ("Amazon SNS now supports faster automatic deletion of unconfirmed
+subscriptions"), and Pulumi knows nothing of that until it looks.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackState:
@@ -63,6 +70,7 @@ class Health:
             of time or memory. Where it merely failed at a file, Lambda counts no error.
         throttles: Invocations that Lambda refused in the last hour, as too many ran already.
         concurrency: How many invocations of all its functions the account may run at the same time in this region.
+        alarm_email: Whether the address that alarms are mailed to has confirmed it; None where there is no address.
     """
 
     main_queue: Counts
@@ -73,6 +81,7 @@ class Health:
     errors: int | None
     throttles: int | None
     concurrency: int
+    alarm_email: Subscription | None
 
 
 def stack_states(stack: str) -> dict[str, StackState]:
@@ -107,7 +116,18 @@ def health(pipeline: Pipeline) -> Health:
         errors=_sum(metrics["errors"]),
         throttles=_sum(metrics["throttles"]),
         concurrency=functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"],
+        alarm_email=_subscription(pipeline) if pipeline.alarm_email else None,
     )
+
+
+def _subscription(pipeline: Pipeline) -> Subscription:
+    pages = boto3.client("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=pipeline.alarm_topic_arn)
+    for each in (subscription for page in pages for subscription in page["Subscriptions"]):
+        if (each.get("Protocol"), each.get("Endpoint")) == ("email", pipeline.alarm_email):
+            arn = each.get("SubscriptionArn", "")
+            # In place of an ARN: "PendingConfirmation", or for some days "Deleted".
+            return "confirmed" if arn.startswith("arn:") else "pending" if arn == "PendingConfirmation" else "gone"
+    return "gone"
 
 
 Series = list[tuple[datetime, float]]
@@ -205,6 +225,14 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
             f'compute:maximumConcurrency to {state.concurrency} at most, and raise the quota "Concurrent executions" '
             f"of AWS Lambda in Service Quotas"
         )
+    if state.alarm_email:
+        rows[pipeline.alarm_topic_name] = {
+            "confirmed": f"mails alarms to {pipeline.alarm_email}",
+            "pending": f"mails nothing yet: {pipeline.alarm_email} has to follow the link in AWS's mail, "
+            "within 48 hours of the deployment",
+            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed it, or has ended it. "
+            f"Ask again with 'nox -s deploy -- {pipeline.stack} --refresh'",
+        }[state.alarm_email]
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from typing import Final
 
@@ -18,7 +19,7 @@ DRIFT: Final = 3
 """The exit code that says that something was changed by hand."""
 
 
-def operate(
+def operate(  # noqa: PLR0913 - each is an option of the command line
     operation: Operation,
     stack: str,
     *,
@@ -46,25 +47,41 @@ def operate(
         UserError: Nothing was begun, and why.
     """
     console = Console(soft_wrap=True, stderr=as_json)
-    everything = graph.dependencies()
-    chosen = _chosen(everything, only, first)
+    chosen = _chosen(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
     if operation in _DONE and stack != targets.LOCAL and not yes:
         _confirm(operation, stack, console)
+    in_turn = _run_all(operation, stack, chosen, console, refresh=refresh)
+    good = all(report.outcome in {"done", "absent"} for report in in_turn)
+    if as_json:
+        print(json.dumps([asdict(report) for report in in_turn], indent=2))
+    else:
+        console.print(summary(in_turn, operation))
+        if operation == "destroy" and good and not any(report.changes for report in in_turn):
+            console.print(f"Nothing is there: '{stack}' has no resources.")
+    if not good:
+        return 1
+    return DRIFT if operation == "drift" and any(report.changed for report in in_turn) else 0
+
+
+def _run_all(operation: Operation, stack: str, chosen: set[str], console: Console, *, refresh: bool) -> list[Report]:
+    """Do an operation to the projects that were chosen, in dependency order, and return the reports in that order."""
+    everything = graph.dependencies()
     reports: dict[str, Report] = {}
 
     with Display(console, operation) as display:
-        engine = Engine(stack, display.event, display.say)
+        interrupted = threading.Event()
+        engine = Engine(stack, display.event, display.say, interrupted)
         _refuse_gaps(engine, operation, everything, chosen)
-        interrupted = _stop_at_a_safe_point(console)
+        _stop_at_a_safe_point(console, interrupted)
 
         def run(project: str) -> bool:
-            if interrupted:
+            if interrupted.is_set():
                 reports[project] = Report(project, outcome="left out")
                 return False
             display.start(project)
             reports[project] = engine.run(project, operation, refresh=refresh)
-            if interrupted and reports[project].outcome == "failed":
+            if interrupted.is_set() and reports[project].outcome == "failed":
                 reports[project].outcome = "stopped"
             display.finish(reports[project])
             return reports[project].outcome != "failed"
@@ -84,18 +101,7 @@ def operate(
             needs = dict.fromkeys(needs, ())
         for project in graph.walk(needs, run):
             reports[project] = Report(project, outcome="left out")
-
-    in_turn = [reports[project] for project in in_order]
-    good = all(report.outcome in {"done", "absent"} for report in in_turn)
-    if as_json:
-        print(json.dumps([asdict(report) for report in in_turn], indent=2))
-    else:
-        console.print(summary(in_turn, operation))
-        if operation == "destroy" and good and not any(report.changes for report in in_turn):
-            console.print(f"Nothing is there: '{stack}' has no resources.")
-    if not good:
-        return 1
-    return DRIFT if operation == "drift" and any(report.changed for report in in_turn) else 0
+    return [reports[project] for project in in_order]
 
 
 def _chosen(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
@@ -139,17 +145,15 @@ def _confirm(operation: Operation, stack: str, console: Console) -> None:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 
-def _stop_at_a_safe_point(console: Console) -> list[int]:
-    """Make Ctrl-C let the engine, which hears it too, finish what it is doing; return where that will be noted."""
-    signals: list[int] = []
+def _stop_at_a_safe_point(console: Console, interrupted: threading.Event) -> None:
+    """Make Ctrl-C let the engine, which hears it too, finish what it is doing, and begin nothing else."""
 
-    def note(number: int, _frame: object) -> None:
-        if not signals:
+    def note(_number: int, _frame: object) -> None:
+        if not interrupted.is_set():
             console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
-        signals.append(number)
+        interrupted.set()
 
     signal.signal(signal.SIGINT, note)
-    return signals
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Event
 from time import monotonic
 from typing import Any, Literal, cast
 
@@ -28,7 +29,7 @@ from pulumi.automation.errors import InvalidVersionError
 from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import protection, recovery
+from xfarm.orchestrator import protection, recovery, refusals
 from xfarm.orchestrator.graph import dependencies, order
 from xfarm.paths import STACKS
 
@@ -89,12 +90,21 @@ class _Stack(Stack):
 class Engine:
     """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on.
 
+    Args:
+        stack: The name of the stacks.
+        on_event: Is told what the engine does.
+        say: Is told, in lines for people, what is done besides.
+        stopping: Is set where nothing more is to be begun.
+
     Raises:
         UserError: The stacks' state can't be reached, or the Pulumi CLI is too old.
     """
 
-    def __init__(self, stack: str, on_event: OnEvent, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, stack: str, on_event: OnEvent, say: Callable[[str], None], stopping: Event | None = None
+    ) -> None:
         self._stack = stack
+        self._stopping = stopping or Event()
         self._on_event = on_event
         self._say = say
         self._command = _command()
@@ -177,18 +187,31 @@ class Engine:
         if operation == "drift":
             stack.preview_refresh(on_event=on_event)
             return
-        if operation != "preview":
-            refresh = self._recover_interrupted_update(project, stack, destroying=operation == "destroy") or refresh
-        if operation == "destroy":
-            stack = _Stack(self._stack, project, self._command, "--ignore-protect")
-            stack.destroy(on_event=on_event, refresh=refresh)
-            return
         state = self._states[project] or {}
-        if operation == "deploy" and protection.unprotected(state):
+        if operation == "preview":
+            with protection.refusing(state, project, self._stack, on_event) as watch:
+                stack.preview(on_event=watch, refresh=refresh)
+            return
+        destroying = operation == "destroy"
+        refresh = self._recover_interrupted_update(project, stack, destroying=destroying) or refresh
+        if destroying:
+            stack = _Stack(self._stack, project, self._command, "--ignore-protect")
+        elif protection.unprotected(state):
             with protection.refusing(state, project, self._stack, _errors_only(on_event)) as watch:
                 stack.preview(on_event=watch, refresh=refresh)
-        with protection.refusing(state, project, self._stack, on_event) as watch:
-            (stack.up if operation == "deploy" else stack.preview)(on_event=watch, refresh=refresh)
+
+        def update(hear: Callable[[EngineEvent], None], again: bool) -> None:  # noqa: FBT001
+            def on_each(event: EngineEvent) -> None:
+                hear(event)
+                on_event(event)
+
+            if destroying:
+                stack.destroy(on_event=on_each, refresh=refresh or again)
+                return
+            with protection.refusing(state, project, self._stack, on_each) as watch:
+                stack.up(on_event=watch, refresh=refresh or again)
+
+        refusals.insist(project, stack, update, self._say, self._stopping)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
         """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""

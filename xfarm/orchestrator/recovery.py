@@ -109,7 +109,7 @@ def _notification(inputs: Inputs) -> str:
 
 
 def _topic(inputs: Inputs) -> str | None:
-    pages = _client("sns").get_paginator("list_topics").paginate()
+    pages = client("sns").get_paginator("list_topics").paginate()
     arns = (topic["TopicArn"] for page in pages for topic in page["Topics"])
     return next((arn for arn in arns if arn.rpartition(":")[2] == inputs["name"]), None)
 
@@ -117,13 +117,13 @@ def _topic(inputs: Inputs) -> str | None:
 def _bucket(inputs: Inputs) -> str | None:
     """The bucket, if the account has it and it is still empty: one that holds objects is not what was being made."""
     name = inputs["bucket"]
-    s3 = _client("s3")
+    s3 = client("s3")
     ours = any(bucket["Name"] == name for bucket in s3.list_buckets()["Buckets"])
     return name if ours and s3.list_objects_v2(Bucket=name, MaxKeys=1)["KeyCount"] == 0 else None
 
 
 def _queue(inputs: Inputs) -> str | None:
-    sqs = _client("sqs")
+    sqs = client("sqs")
     try:
         return sqs.get_queue_url(QueueName=inputs["name"])["QueueUrl"]
     except sqs.exceptions.QueueDoesNotExist:
@@ -131,7 +131,7 @@ def _queue(inputs: Inputs) -> str | None:
 
 
 def _event_source_mapping(inputs: Inputs) -> str | None:
-    lambdas = _client("lambda")
+    lambdas = client("lambda")
     try:
         listed = lambdas.list_event_source_mappings(
             EventSourceArn=inputs["eventSourceArn"], FunctionName=inputs["functionName"]
@@ -169,7 +169,8 @@ the old one, delete it.
 """
 
 
-def _client(service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
+def client(service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
+    """Return a client of the account that this process works on."""
     import boto3  # noqa: PLC0415  slow to load, and seldom needed
 
     return boto3.client(service)
