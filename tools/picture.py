@@ -71,9 +71,9 @@ text { font: 12px system-ui, sans-serif; fill: var(--text); text-anchor: middle;
 .next { fill: var(--next); stroke: var(--next-line); }
 .reference { fill: var(--page); stroke: var(--reference); stroke-dasharray: 5 3; }
 .edge { fill: none; stroke: var(--muted); stroke-width: 1.2; }
-.way { fill: none; stroke: var(--next-line); stroke-width: 2; }
+.route { fill: none; stroke: var(--next-line); stroke-width: 2; }
 .read { fill: none; stroke: var(--reference); stroke-width: 2; }
-.edge-arrow { fill: var(--muted); } .way-arrow { fill: var(--next-line); } .read-arrow { fill: var(--reference); }
+.edge-arrow { fill: var(--muted); } .route-arrow { fill: var(--next-line); } .read-arrow { fill: var(--reference); }
 .bold { font-weight: 600; } .heading { font-weight: 600; font-size: 14px; text-anchor: start; }
 .muted { fill: var(--muted); font-size: 11px; } .left { text-anchor: start; }
 """
@@ -195,7 +195,7 @@ def _physical(program: Program, name: str) -> str:
     return properties.get("name") or properties["bucket"]
 
 
-def way(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
+def route(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
     """Return the path of a file: what it is in, and between two of these what passes it on, as declared."""
     boxes: dict[str, Box] = {}
     edges: Edges = set()
@@ -250,10 +250,10 @@ def draw() -> str:
     programs = {project: stack_program.run(project, upstream=stack_program.UPSTREAM) for project in projects}
     left = GAP + LANE * len(projects)
     lines: list[str] = []
-    way_boxes, way_edges = way(programs.values())
-    placed = place(way_boxes, way_edges, gap=0.2)
+    route_boxes, route_edges = route(programs.values())
+    placed = place(route_boxes, route_edges, gap=0.2)
     widths = [placed.width]
-    way_lines = _drawn(placed, way_boxes, "way")
+    route_lines = _drawn(placed, route_boxes, "route")
     top = HEADER + placed.height + GAP
     edges_of: dict[str, int] = {}
     for project in projects:
@@ -286,7 +286,7 @@ def draw() -> str:
     markers = "".join(
         f'<marker id="{name}-arrow" class="{name}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="{size}" '
         f'markerHeight="{size}" markerUnits="userSpaceOnUse" orient="auto"><path d="M0,0 L8,4 L0,8 Z"/></marker>'
-        for name, size in (("edge", 8), ("way", 10), ("read", 10))
+        for name, size in (("edge", 8), ("route", 10), ("read", 10))
     )
     return "\n".join(
         (
@@ -297,7 +297,7 @@ def draw() -> str:
             f'<rect class="page" width="{width}" height="{top + GAP}"/>',
             f'<text class="heading" x="{left}" y="{GAP + 4}">The path of a file</text>',
             f'<g transform="translate({left},{HEADER - GAP // 2})">',
-            *way_lines,
+            *route_lines,
             "</g>",
             *lines,
             f'<text class="muted left" x="{left}" y="{top}">{LEGEND}</text>',

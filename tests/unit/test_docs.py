@@ -45,6 +45,17 @@ def test_the_readme_is_short() -> None:
     assert len(docs.README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def folders(parent: Path) -> set[str]:
+    """Return the folders that hold something of the project, as the README writes them."""
+    found = {path for path in parent.iterdir() if path.is_dir() and path.name[0] not in "._" and any(path.iterdir())}
+    return {f"`{path.relative_to(ROOT)}/`" for path in found}
+
+
+def test_the_readme_says_what_is_in_each_folder() -> None:
+    listed = {cells[0] for cells in docs.table(docs.README, "folder", "contents")}
+    assert listed == folders(ROOT) | folders(ROOT / "xfarm")
+
+
 @by_name
 def test_every_command_exists_and_takes_its_options(page: Path) -> None:
     shown = [*docs.code_spans(page), *(command for block in docs.blocks(page).values() for command in block)]
