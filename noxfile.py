@@ -1,4 +1,4 @@
-"""What can be done here: `nox -l` lists it, `nox -s NAME -- ARGUMENTS` does it."""
+"""The project's commands: `nox -l` lists them, `nox -s NAME -- ARGUMENTS` runs one."""
 
 import sys
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ nox.options.sessions = ["tests"]
 
 
 def run(session: nox.Session, module: str, *arguments: str) -> None:
-    """Run a Python module; Ctrl-C is its own business, as it knows where it is safe to stop."""
+    """Run a Python module, and leave Ctrl-C to it: it knows when it is safe to stop."""
     session.run(sys.executable, "-m", module, *arguments, interrupt_timeout=None, external=True)
 
 
@@ -30,8 +30,8 @@ def demo(session: nox.Session) -> None:
         run(session, "xfarm", "destroy", "local")
         run(session, "xfarm", "emulator", "stop")
     else:
-        session.log("It keeps running: `nox -l` lists what you can do; `nox -s send -- FILE` sends a file of yours,")
-        session.log("`nox -s deploy` applies what you change, and `nox -s demo -- --destroy` removes everything.")
+        session.log("It keeps running: `xfarm --help` lists what you can do; `xfarm send FILE` sends a file of yours,")
+        session.log("`xfarm deploy` applies what you change, and `nox -s demo -- --destroy` removes everything.")
 
 
 def command(name: str, text: str) -> None:

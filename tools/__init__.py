@@ -1,1 +1,1 @@
-"""Documents, and what draws them."""
+"""Tools for developers of the project."""

@@ -1,4 +1,4 @@
-"""Draws ``docs/architecture.svg`` from what the stacks' programs declare: ``python -m tools.picture``.
+"""Draws `docs/architecture.svg` from what the stacks' programs declare: `python -m tools.picture`.
 
 The resources and their dependencies are those that the programs register under Pulumi's mocks. A deployed stack's state
 holds the same (tests/deployment/test_local_pipeline.py compares the two), but takes a deployment that is up to date.
@@ -38,7 +38,7 @@ NEXT: Final = {
     "aws:sqs/redrivePolicy:RedrivePolicy",
     "aws:lambda/eventSourceMapping:EventSourceMapping",
 }
-"""What hands files from one of these to the next."""
+"""What passes files from one of these to the next."""
 
 REFERENCE: Final = "pulumi:pulumi:StackReference"
 
@@ -46,8 +46,8 @@ CHARACTER: Final = {"main": 7.8, "words": 5}
 """The width of an average character of a box's text in a wide font, in pixels, where it is not 6.4."""
 
 LEGEND: Final = (
-    "An arrow leads to what depends on where it begins. Violet: what a stack reads of another. "
-    "Orange: what hands files on."
+    "An arrow points from a resource to what depends on it. Violet: outputs that a stack reads of another. "
+    "Orange: what passes files on."
 )
 
 LINE: Final = 16
@@ -71,9 +71,9 @@ text { font: 12px system-ui, sans-serif; fill: var(--text); text-anchor: middle;
 .next { fill: var(--next); stroke: var(--next-line); }
 .reference { fill: var(--page); stroke: var(--reference); stroke-dasharray: 5 3; }
 .edge { fill: none; stroke: var(--muted); stroke-width: 1.2; }
-.way { fill: none; stroke: var(--next-line); stroke-width: 2; }
+.route { fill: none; stroke: var(--next-line); stroke-width: 2; }
 .read { fill: none; stroke: var(--reference); stroke-width: 2; }
-.edge-arrow { fill: var(--muted); } .way-arrow { fill: var(--next-line); } .read-arrow { fill: var(--reference); }
+.edge-arrow { fill: var(--muted); } .route-arrow { fill: var(--next-line); } .read-arrow { fill: var(--reference); }
 .bold { font-weight: 600; } .heading { font-weight: 600; font-size: 14px; text-anchor: start; }
 .muted { fill: var(--muted); font-size: 11px; } .left { text-anchor: start; }
 """
@@ -195,8 +195,8 @@ def _physical(program: Program, name: str) -> str:
     return properties.get("name") or properties["bucket"]
 
 
-def way(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
-    """Return the way of a file: what it is in, and between two of these what hands it on, as it is declared."""
+def route(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
+    """Return the path of a file: what it is in, and between two of these what passes it on, as declared."""
     boxes: dict[str, Box] = {}
     edges: Edges = set()
     for program in programs:
@@ -206,14 +206,14 @@ def way(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
                 boxes[_physical(program, name)] = Box(lines=(_physical(program, name),), kind="main")
             match properties:
                 case {"bucket": start, "queues": [{"queueArn": end, "filterPrefix": folder}]}:
-                    words = ("tells of new files", f"under {folder}")
+                    words = ("notifies of new files", f"under {folder}")
                 case {"queueUrl": start, "redrivePolicy": text}:
                     policy = json.loads(text)
                     end, words = policy["deadLetterTargetArn"], (f"after {policy['maxReceiveCount']} receives",)
                 case {"eventSourceArn": start, "functionName": end, "batchSize": size}:
                     words = ("calls with", "one message" if size == 1 else f"up to {size:g} messages")
                 case {"name": start, "environment": {"variables": {"OUTPUT_PREFIX": folder}}}:
-                    end, words = folder, ("writes one JSON", "document a file")
+                    end, words = folder, ("writes one JSON", "document per file")
                     boxes[end] = Box(lines=(f"the bucket's {end}",), kind="main")
                 case _:
                     continue
@@ -245,15 +245,15 @@ def _drawn(placed: Placed, boxes: dict[str, Box], arrows: str) -> list[str]:
 
 
 def draw() -> str:
-    """Return the picture: the way of a file, and below it each stack's resources, in the order of deployment."""
+    """Return the picture: the path of a file, and below it each stack's resources, in the order of deployment."""
     projects = order(dependencies())
     programs = {project: stack_program.run(project, upstream=stack_program.UPSTREAM) for project in projects}
     left = GAP + LANE * len(projects)
     lines: list[str] = []
-    way_boxes, way_edges = way(programs.values())
-    placed = place(way_boxes, way_edges, gap=0.2)
+    route_boxes, route_edges = route(programs.values())
+    placed = place(route_boxes, route_edges, gap=0.2)
     widths = [placed.width]
-    way_lines = _drawn(placed, way_boxes, "way")
+    route_lines = _drawn(placed, route_boxes, "route")
     top = HEADER + placed.height + GAP
     edges_of: dict[str, int] = {}
     for project in projects:
@@ -286,18 +286,18 @@ def draw() -> str:
     markers = "".join(
         f'<marker id="{name}-arrow" class="{name}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="{size}" '
         f'markerHeight="{size}" markerUnits="userSpaceOnUse" orient="auto"><path d="M0,0 L8,4 L0,8 Z"/></marker>'
-        for name, size in (("edge", 8), ("way", 10), ("read", 10))
+        for name, size in (("edge", 8), ("route", 10), ("read", 10))
     )
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {top + GAP}" width="{width}">',
-            "<title>The way of a file, the resources of the three stacks, and what depends on what</title>",
+            "<title>The path of a file, the resources of the three stacks, and what depends on what</title>",
             f"<style>{STYLE}</style>",
             f"<defs>{markers}</defs>",
             f'<rect class="page" width="{width}" height="{top + GAP}"/>',
-            f'<text class="heading" x="{left}" y="{GAP + 4}">The way of a file</text>',
+            f'<text class="heading" x="{left}" y="{GAP + 4}">The path of a file</text>',
             f'<g transform="translate({left},{HEADER - GAP // 2})">',
-            *way_lines,
+            *route_lines,
             "</g>",
             *lines,
             f'<text class="muted left" x="{left}" y="{top}">{LEGEND}</text>',

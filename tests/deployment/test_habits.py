@@ -1,4 +1,4 @@
-"""The real stacks on an AWS with its habits (`tests.support.habits`): deployed, changed, destroyed. docs/habits.md lists them.
+"""The real stacks on an AWS with its habits: deployed, changed, destroyed. docs/habits.md lists them.
 
 Two accounts share the habits among them, at the same time, as a deployment takes a minute whatever its habits are.
 """

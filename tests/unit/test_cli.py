@@ -60,6 +60,14 @@ def test_options_may_be_anywhere(arguments: tuple[str, ...], sent: dict[str, Any
     assert sent == {"stack": "local", "files": ["FILE"], "timeout": 20}
 
 
+@pytest.mark.parametrize(("option", "timeout"), [((), send.TIMEOUT_S), (("--no-wait",), 0), (("--timeout", "0"), 0)])
+def test_files_are_followed_unless_the_user_says_otherwise(
+    option: tuple[str, ...], timeout: float, sent: dict[str, Any]
+) -> None:
+    assert run("send", "FILE", *option).exit_code == 0
+    assert sent["timeout"] == timeout
+
+
 def test_files_are_asked_for_before_anything_is_done(sent: dict[str, Any]) -> None:
     result = run("send", "dev")
     assert (result.exit_code, sent) == (2, {})

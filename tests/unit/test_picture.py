@@ -9,7 +9,7 @@ from tools import picture
 
 def test_the_picture_in_the_repository_is_current() -> None:
     committed = picture.PICTURE.read_text(encoding="utf-8")
-    assert committed == picture.draw(), "the stacks have changed: draw docs/architecture.svg anew with nox -s picture"
+    assert committed == picture.draw(), "the stacks have changed: regenerate docs/architecture.svg with nox -s picture"
 
 
 def test_every_resource_of_every_stack_is_in_the_picture_by_its_name() -> None:

@@ -1,8 +1,6 @@
-"""What stands in more than one file, and has to be the same in all of them."""
+"""What is in more than one file, and has to be the same in all of them."""
 
-import re
 import tomllib
-from typing import Any
 
 import pytest
 import yaml
@@ -37,17 +35,3 @@ def test_the_registry_built_plugin_knows_every_resource_of_the_stacks(project: s
     for settings in (None, {"alarmEmail": "ops@example.org", "s3Access": "scoped"}):
         program = stack_program.run(project, settings, upstream=UPSTREAM)
         assert {terraform_name(token) for token in program.types.values()} <= set(RESOURCES)
-
-
-def settings() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for project in dependencies():
-        declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
-        found |= {f"{project}:{key}": setting["default"] for key, setting in declared.items()}
-    return found
-
-
-def test_the_readme_lists_every_setting_with_its_default() -> None:
-    listed = dict(re.findall(r"^\| `(\w+:\w+)` \| `?([^|`]+?)`? \|", text("README.md"), re.MULTILINE))
-    assert listed.pop("messaging:alarmEmail") == "none"
-    assert listed == {key: str(default) for key, default in settings().items()}

@@ -172,7 +172,7 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
     if not pending:
         return []
     deployment["pending_operations"] = pending
-    return recovery.resolve_pending_creates(deployment, last=False)
+    return recovery.resolve_pending_creates(deployment, destroying=False)
 
 
 def _may_be_taken(refused: Refused, began: datetime) -> bool:

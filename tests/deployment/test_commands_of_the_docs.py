@@ -1,0 +1,138 @@
+"""The commands in README, CONTRIBUTING and docs do what is said of them, each as it is written there."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
+from tests.support import docs
+from tests.support.checkout import HANGS_S, Checkout
+from xfarm.paths import ROOT
+
+__all__ = ["runner"]
+
+BLOCKS = {
+    f"{page.relative_to(ROOT)}: {heading}": block for page in docs.PAGES for heading, block in docs.blocks(page).items()
+}
+DEMO = BLOCKS.pop("README.md: Try it")
+DEPLOY = BLOCKS.pop("README.md: Deploy to an AWS account")
+OPERATE = BLOCKS.pop("README.md: Operate")
+BY_HAND = BLOCKS.pop("docs/deploying.md: One project with pulumi")
+BY_HAND_DEV = BLOCKS.pop("docs/deploying.md: One project with pulumi 2")
+COMPLETION = BLOCKS.pop("docs/commands.md: Shell completion")
+
+NOT_RUN = {
+    "README.md: Try it 2": "CI is this command: tests/unit/test_workflows.py compares the two",
+    "CONTRIBUTING.md: Tests": "the same without the installation",
+    "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",
+}
+
+SAYS = {
+    "xfarm send local examples": "readings.csv -> outputs/readings.csv.json (",
+    "xfarm status local": "xFarmMainQueue",
+    "xfarm dead-letters local": "xFarmDeadLetterSqs",
+    "xfarm redrive local": "xFarmDeadLetterSqs",
+    "xfarm drift local": "no change",
+    "xfarm preview dev": "Account 000000000000",
+    "xfarm outputs dev": "xFarmLambdaFunction",
+    ".venv/bin/nox -s demo": "readings.csv -> outputs/readings.csv.json (",
+}
+"""What the answer to a command holds, where the exit code alone would not tell that it did what is said of it."""
+
+
+def shell(checkout: Checkout, script: str, answer: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as at a terminal, where ``answer`` is typed, in a shell in which the environment is activated."""
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script.replace(".venv/bin/", f"{Path(sys.executable).parent}/")],
+            cwd=checkout.root,
+            env=activated(checkout, **environment),
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=HANGS_S,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def activated(checkout: Checkout, **environment: str) -> dict[str, str]:
+    """Return the environment of a shell in which the project's is activated."""
+    path = f"{Path(sys.executable).parent}:{environment.pop('PATH', os.environ['PATH'])}"
+    return checkout.environment | environment | {"PATH": path}
+
+
+def expect(done: subprocess.CompletedProcess[str], command: str) -> None:
+    """Check that a command succeeded and said what it is to say."""
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert SAYS.get(command, "") in done.stdout + done.stderr, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_every_block_of_commands_is_run_or_has_a_reason_not_to_be() -> None:
+    assert BLOCKS.keys() == NOT_RUN.keys()
+
+
+def test_the_commands_that_operate_and_the_demo(deployed: Checkout) -> None:
+    for command in (*OPERATE, DEMO[0].rpartition("&& ")[2]):
+        if command == "xfarm watch local":
+            watch(deployed, command)
+        else:
+            expect(shell(deployed, command), command)
+
+
+def watch(checkout: Checkout, command: str) -> None:
+    """Run a command that serves until Ctrl-C, and press that as soon as it serves."""
+    # Python hands an ignored signal on to its children, and pytest ignores this one where it runs in the background.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with subprocess.Popen(
+            command.split(), cwd=checkout.root, env=activated(checkout), stdout=subprocess.PIPE, text=True
+        ) as serving:
+            for line in serving.stdout or ():
+                if "shows it" in line:
+                    serving.send_signal(signal.SIGINT)
+        assert serving.returncode == 0
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def test_the_commands_by_hand(deployed: Checkout) -> None:
+    done = shell(deployed, "\n".join(BY_HAND))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "unchanged" in done.stdout
+
+
+def test_the_commands_that_deploy(runner: Runner) -> None:
+    pulumi = runner.pulumi()
+    environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
+    for command in DEPLOY:
+        answer = {"xfarm deploy dev": "yes", "xfarm destroy dev": "dev"}.get(command, "")
+        expect(shell(runner.checkout, command, answer, **environment), command)
+        if command == "xfarm outputs dev":
+            (location,) = BY_HAND_DEV
+            location = location.replace("xfarm-pipeline-state-ACCOUNT-REGION", STATE_BUCKET)
+            script = f"{location}\ncd stacks/storage && pulumi preview --stack dev --expect-no-changes"
+            by_hand = shell(runner.checkout, script, **environment)
+            assert by_hand.returncode == 0, by_hand.stdout + by_hand.stderr
+    assert runner.checkout.client("lambda").list_functions()["Functions"] == []
+
+
+def test_the_shell_completes_commands_and_stacks(tmp_path: Path) -> None:
+    tail = (
+        'complete -p xfarm; COMP_WORDS=(xfarm deploy d); COMP_CWORD=2; _xfarm_completion xfarm; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", "\n".join((*COMPLETION, tail))],
+        cwd=tmp_path,
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith("dev\n"), done.stdout + done.stderr
