@@ -167,14 +167,13 @@ def bootstrap(stack: str) -> None:
 @click.option("--no-wait", "timeout", flag_value=0.0, type=float, help="Upload only.")
 def send(paths: tuple[str, ...], timeout: float | None) -> None:
     """Upload files, or the files of folders, and follow each to its result."""
-    from xfarm.operations.send import TIMEOUT_S
     from xfarm.operations.send import send as send_files
     from xfarm.orchestrator import targets
 
     stack, *files = paths if paths[0] in targets.known_stacks() else (LOCAL, *paths)
     if not files:
         raise click.UsageError(f"name the files to send to '{stack}'.")
-    send_files(_deployed(stack), map(Path, files), _console(), timeout=TIMEOUT_S if timeout is None else timeout)
+    send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
 
 
 @xfarm.command()

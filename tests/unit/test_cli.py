@@ -60,9 +60,9 @@ def test_options_may_be_anywhere(arguments: tuple[str, ...], sent: dict[str, Any
     assert sent == {"stack": "local", "files": ["FILE"], "timeout": 20}
 
 
-@pytest.mark.parametrize(("option", "timeout"), [((), send.TIMEOUT_S), (("--no-wait",), 0), (("--timeout", "0"), 0)])
+@pytest.mark.parametrize(("option", "timeout"), [((), None), (("--no-wait",), 0), (("--timeout", "0"), 0)])
 def test_files_are_followed_unless_the_user_says_otherwise(
-    option: tuple[str, ...], timeout: float, sent: dict[str, Any]
+    option: tuple[str, ...], timeout: float | None, sent: dict[str, Any]
 ) -> None:
     assert run("send", "FILE", *option).exit_code == 0
     assert sent["timeout"] == timeout
