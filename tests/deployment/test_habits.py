@@ -277,7 +277,7 @@ def test_an_address_that_has_not_confirmed_is_shown_and_asked_again(accounts: di
     account = accounts["crowded"]
     for step in ("pending", "pending again"):
         assert f"mails nothing yet: {EMAIL} has to follow the link in AWS's mail" in account.found[step]
-    assert "'nox -s deploy -- local --refresh'" in account.found["gone"]
+    assert "'xfarm deploy local --refresh'" in account.found["gone"]
     assert "+ messaging  alarm-email" in account.said["asked again"].stdout
 
 

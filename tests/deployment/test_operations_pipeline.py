@@ -337,7 +337,7 @@ def test_who_is_mailed_of_alarms_is_said_with_what_to_do(quiet: Pipeline) -> Non
     assert line(quiet) == []
     (gone,) = line(mailed)
     assert "ops@example.org has not confirmed it, or has ended it" in gone
-    assert "'nox -s deploy -- local --refresh'" in gone
+    assert "'xfarm deploy local --refresh'" in gone
     arn = sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="ops@example.org", ReturnSubscriptionArn=True)[
         "SubscriptionArn"
     ]

@@ -48,7 +48,7 @@ def test_a_pipeline_is_what_the_stacks_export() -> None:
 
 @pytest.mark.parametrize("absent", [None, {}])
 def test_what_is_not_deployed_is_named_with_how_to_deploy_it(absent: dict[str, Any] | None) -> None:
-    with pytest.raises(UserError, match=r"no messaging and no compute: deploy it with 'nox -s deploy -- dev'"):
+    with pytest.raises(UserError, match=r"no messaging and no compute: deploy it with 'xfarm deploy dev'"):
         deployed("dev", EXPORTS | {"messaging": absent, "compute": absent})
 
 

@@ -106,7 +106,7 @@ def pulumi_on_path(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("status", "wanted"),
-    [("404", "run 'nox -s bootstrap -- dev' once"), ("403", "belongs to another account than 123456789012")],
+    [("404", "run 'xfarm bootstrap dev' once"), ("403", "belongs to another account than 123456789012")],
 )
 def test_without_a_place_for_the_state(aws: Aws, pulumi_on_path: str, status: str, wanted: str) -> None:
     aws.refusals["HEAD"] = status

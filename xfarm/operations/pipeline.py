@@ -59,7 +59,7 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
         absent = [project for project, values in exports.items() if not values]
         raise UserError(
             f"'{stack}' is not wholly deployed, it has no {' and no '.join(absent or missing)}: "
-            f"deploy it with 'nox -s deploy -- {stack}'."
+            f"deploy it with 'xfarm deploy {stack}'."
         )
     return Pipeline(**found)
 

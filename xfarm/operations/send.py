@@ -320,12 +320,12 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
     if dead:
         complaints.append(
             f"{dead} of {len(uploads)} ended in the dead-letter queue: mend the cause, "
-            f"then put them back with 'nox -s redrive -- {pipeline.stack}'."
+            f"then put them back with 'xfarm redrive {pipeline.stack}'."
         )
     if waiting:
         complaints.append(
             f"{len(waiting)} of {len(uploads)} had no result after {timeout:g} s. Nothing is lost: each is tried "
-            f"until it has a result or is in the dead-letter queue, see 'nox -s status -- {pipeline.stack}'."
+            f"until it has a result or is in the dead-letter queue, see 'xfarm status {pipeline.stack}'."
         )
     if complaints:
         raise UserError(" ".join(complaints))

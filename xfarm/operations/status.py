@@ -198,7 +198,7 @@ def show(
         console.print()
         console.print(_health_table(pipeline, state))
     else:
-        console.print(f"'{stack}' is not wholly deployed: deploy it with 'nox -s deploy -- {stack}'.")
+        console.print(f"'{stack}' is not wholly deployed: deploy it with 'xfarm deploy {stack}'.")
 
 
 def _stacks_table(stacks: dict[str, StackState]) -> Table:
@@ -231,7 +231,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
             "pending": f"mails nothing yet: {pipeline.alarm_email} has to follow the link in AWS's mail, "
             "within 48 hours of the deployment",
             "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed it, or has ended it. "
-            f"Ask again with 'nox -s deploy -- {pipeline.stack} --refresh'",
+            f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
         }[state.alarm_email]
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():

@@ -77,7 +77,7 @@ def refusing(
         raise UserError(
             f"{' and '.join(lost)} would be deleted, and only destroy may do that: undo the change of its name (in "
             f"stacks/{project}/Pulumi.{stack}.yaml) or of the program, or, where the files may go, run "
-            f"'nox -s destroy -- {stack}' first"
+            f"'xfarm destroy {stack}' first"
         )
 
 

@@ -44,7 +44,7 @@ def require(account: Account, stack: str) -> str:
     """
     url = backend(account)
     if (bucket := _bucket(url)) and _look(account, bucket) == "absent":
-        raise UserError(f"the bucket '{bucket}' for the state is not there: run 'nox -s bootstrap -- {stack}' once.")
+        raise UserError(f"the bucket '{bucket}' for the state is not there: run 'xfarm bootstrap {stack}' once.")
     return url
 
 
