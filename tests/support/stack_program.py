@@ -28,6 +28,7 @@ class Program:
     resources: dict[str, Properties] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
     dependencies: dict[str, list[str]] = field(default_factory=dict)
+    protected: list[str] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     outputs: Properties = field(default_factory=dict)
 
@@ -70,6 +71,8 @@ class _Monitor(mocks.MockMonitor):
         self, request: resource_pb2.RegisterResourceRequest
     ) -> resource_pb2.RegisterResourceResponse:
         self._program.dependencies[request.name] = sorted(urn.rpartition("::")[2] for urn in request.dependencies)
+        if request.protect:
+            self._program.protected.append(request.name)
         return super().RegisterResource(request)
 
     def RegisterResourceOutputs(  # noqa: N802  gRPC's name

@@ -67,6 +67,9 @@ class TestStorage:
         assert bucket["bucket"] == "xfarm-bucket-01"
         assert bucket["forceDestroy"] is True
 
+    def test_the_bucket_is_protected_as_another_name_would_delete_every_file(self) -> None:
+        assert stack_program.run("storage").protected == ["bucket"]
+
     def test_the_bucket_name_is_a_setting(self) -> None:
         program = stack_program.run("storage", {"bucketName": "xfarm-of-somebody-else"})
         assert program.resources["bucket"]["bucket"] == "xfarm-of-somebody-else"
