@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pulumi.automation import CommandError, CommandResult, EngineEvent
 
-from orchestrator import protection
-from shared.errors import UserError
+from xfarm.errors import UserError
+from xfarm.orchestrator import protection
 
 BUCKET, ROLE = "aws:s3/bucket:Bucket", "aws:iam/role:Role"
 URN = f"urn:pulumi:dev::storage::my:component:It${BUCKET}::bucket"
