@@ -331,7 +331,7 @@ def explain(error: CommandError) -> str:
         return (
             f"the stack is locked{holder}, and nothing was changed: wait for that update to end, "
             f"or, where you are sure that it no longer runs on any machine, release the lock with {by_hand} "
-            "(see 'Each stack by hand' in the README)"
+            "(see docs/deploying.md)"
         )
     if "incorrect passphrase" in text:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
