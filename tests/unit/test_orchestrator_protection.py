@@ -44,7 +44,7 @@ def test_a_step_that_deletes_a_bucket_is_refused_with_its_name_and_what_to_do(op
     assert str(refused.value) == (
         "the bucket 'old-name' and all files in it would be deleted, and only destroy may do that: undo the change of "
         "its name (in stacks/storage/Pulumi.dev.yaml) or of the program, or, where the files may go, run "
-        "'nox -s destroy -- dev' first"
+        "'xfarm destroy dev' first"
     )
 
 
