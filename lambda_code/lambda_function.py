@@ -371,14 +371,7 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
             S3.put_object(**attempt)
         except ClientError as error:
             # 412, 409, and 404 for an If-Match where the document has just been deleted: look again.
-            if _code(error) not in {
-                "PreconditionFailed",
-                "ConditionalRequestConflict",
-                "NoSuchKey",
-                "412",
-                "409",
-                "404",
-            }:
+            if _code(error) not in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
                 raise
         else:
             return "processed"

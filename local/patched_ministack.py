@@ -3,8 +3,12 @@
 Of the three protocols of CloudWatch, Terraform's provider speaks the oldest, in which ministack 1.5.33 leaves out an
 alarm's period, statistic, dimensions and actions: every preview would want to set them again.
 
-Of S3's listings, the one of versions overlooks `encoding-type=url`. Terraform's provider, which empties a bucket by
-that listing, takes the `+` in a key for a space, deletes another key, and begins again, without end.
+Of S3's listings, the one of versions overlooks `encoding-type=url`, without which XML can't hold a control character.
+Terraform's provider, which empties a bucket by that listing, takes the `+` in a key for a space, deletes another key,
+and begins again, without end.
+
+Of IAM's wildcards, none matches a line break, which a key may hold. Those of AWS match any character ("IAM JSON policy
+elements: Resource").
 
 Of a function's output, it loses what has not arrived 5 ms after the line before: on a busy machine, the last lines.
 
@@ -31,6 +35,7 @@ from typing import Any
 from xml.sax.saxutils import escape, unescape
 
 from ministack.app import main
+from ministack.core import iam_evaluator
 from ministack.core.lambda_runtime import Worker
 from ministack.services import cloudwatch, lambda_svc, s3, sqs
 
@@ -75,6 +80,15 @@ def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[
     )
     end = "</ListVersionsResult>"
     return status, headers, encoded.replace(end, f"<EncodingType>url</EncodingType>{end}").encode()
+
+
+_fnmatch_compile = iam_evaluator._fnmatch_compile  # noqa: SLF001
+
+
+def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa: FBT001
+    """Return the expression for a pattern of a policy, in which a wildcard matches any character."""
+    compiled = _fnmatch_compile(pattern, ignore_case)
+    return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
 
 
 _move_tasks: dict[str, list[dict[str, Any]]] = {}
@@ -189,6 +203,7 @@ def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
 if __name__ == "__main__":
     setattr(cloudwatch, "_describe_alarms", describe_alarms)  # noqa: B010 - a plain assignment has the wrong type
     setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010
+    setattr(iam_evaluator, "_fnmatch_compile", fnmatch_compile)  # noqa: B010
     handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
     patient = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)  # noqa: SLF001
     setattr(Worker, "_drain_stderr_bounded", patient)  # noqa: B010

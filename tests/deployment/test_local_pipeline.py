@@ -172,6 +172,8 @@ def test_a_change_of_the_code_is_a_change_and_the_same_code_is_none(deployed: Ch
 
 
 def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
+    for key in ("inputs/control \x01\x1f\x7f", "inputs/line\r\nbreak\t", "inputs/no character \uffff"):
+        deployed.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"x")
     destroy = deployed.run("orchestrator", "destroy")
     assert destroy.returncode == 0, destroy.stdout + destroy.stderr
     assert deployed.client("s3").list_buckets()["Buckets"] == []

@@ -152,7 +152,7 @@ def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) 
     assert driver.results() == contents.keys()
     assert {letter.message_id for letter in dead_letters.peek(driver.pipeline)} == set(ids[: len(poison)])
     outcomes = {line["message_id"]: line["outcome"] for line in driver.logged()}
-    assert [outcomes[sent] for sent in ids[len(poison) : len(poison) + 2]] == ["test_event", "outside_prefix"]
+    assert [outcomes[sent] for sent in ids[len(poison) : len(poison) + 2]] == ["test_event", "gone"]
     assert [line["outcome"] for line in driver.logged() if line.get("key") == key] == ["gone"]
 
 

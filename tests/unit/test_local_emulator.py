@@ -113,3 +113,18 @@ def test_its_last_words_are_shown_when_it_dies_at_once(emulator: Emulator, monke
     monkeypatch.setattr("local.emulator._PROGRAM", Path("/not/there.py"))
     with pytest.raises(UserError, match=r"ended at once.*\n.*/not/there\.py"):
         emulator.start()
+
+
+@pytest.mark.parametrize("asked", [{}, {"Prefix": "a\x01"}, {"MaxKeys": 2}, {"Delimiter": "\x01"}])
+def test_a_listing_of_versions_tells_of_keys_that_xml_cannot_hold(emulator: Emulator, asked: dict[str, Any]) -> None:
+    emulator.start()
+    s3 = client(emulator, "s3")
+    s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
+    keys = ["a\x01\x1f", "a\x01\r\nb\t", "a\x01\ufffe+ %26&amp;<é>"]
+    for key in keys:
+        s3.put_object(Bucket="bucket", Key=key, Body=b"")
+    pages = list(s3.get_paginator("list_object_versions").paginate(Bucket="bucket", **asked))
+    if "Delimiter" in asked:
+        assert [each["Prefix"] for page in pages for each in page["CommonPrefixes"]] == ["a\x01"]
+    else:
+        assert {each["Key"] for page in pages for each in page["Versions"]} == set(keys)
