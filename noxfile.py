@@ -102,7 +102,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure deployments beside a peer's, the pipeline, files, and growth: [deployment|pipeline|files|growth]..."""
+    """Measure deployments beside a peer's, files and growth: [deployment] [pipeline] [contents] [files] [growth]."""
     run(session, "benchmarks", *session.posargs)
 
 

@@ -6,10 +6,16 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import deployment, files, growth, pipeline
+from benchmarks import contents, deployment, files, growth, pipeline
 from shared.errors import UserError
 
-PARTS: Final = {"deployment": deployment.run, "pipeline": pipeline.run, "files": files.run, "growth": growth.run}
+PARTS: Final = {
+    "deployment": deployment.run,
+    "pipeline": pipeline.run,
+    "contents": contents.run,
+    "files": files.run,
+    "growth": growth.run,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,17 +9,23 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from itertools import chain
 from typing import Final
 
 PIECE_BYTES: Final = 64 * 1024
 """How much is decompressed and decoded at a time, in bytes. What decides on the format has to be in the first piece."""
 
 MAX_DECOMPRESSED_BYTES: Final = 512 * 1024 * 1024
-"""The most that a gzipped file may hold, in bytes: it may be 1,032 times its size ("zlib Technical Details"). So much
-takes a whole processor 7 s as CSV and 11 s as JSON Lines; what is made to be slow takes it three minutes."""
+"""The most that a gzipped file may hold, in bytes: it may be 1,032 times its size ("zlib Technical Details").
+
+So much takes a whole processor 6 s as CSV, 10 s as JSON Lines, and 2.5 minutes as nothing but line ends.
+"""
 
 MAX_RECORD_CHARACTERS: Final = 1024 * 1024
-"""The longest record that is read, with its line end: this, not the size of the file, bounds the memory."""
+"""The longest record that is read, with its line end: this, not the size of the file, bounds the memory.
+
+One over several lines may be longer by a piece.
+"""
 
 GZIP: Final = b"\x1f\x8b"
 
@@ -154,14 +160,12 @@ class Lines:
     r"""The lines of a text, each with its end: `\n`, `\r\n` or `\r`.
 
     Attributes:
-        line: How many lines have been given out.
-        record_line: The line, from 1, that the current record begins on. Who reads them sets it to `line + 1` whenever
-            the lines so far make whole records.
+        record_line: The line, from 1, that the current record begins on. Whoever reads the lines sets it after each
+            record, and so says that there is one.
         ended: Whether all lines have been given out, and one more was asked for.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.line = 0
         self.record_line = 1
         self.ended = False
         self._texts = texts
@@ -172,24 +176,27 @@ class Lines:
         Raises:
             TooLongError: A record is longer than `MAX_RECORD_CHARACTERS`.
         """
-        rest, length = "", 0
+        return chain.from_iterable(self._blocks())  # not line by line: that takes a third of the time of all
+
+    def _blocks(self) -> Iterator[list[str]]:
+        rest, first, before = "", 1, 0  # `first` is the number of the block's first line
         for text in self._texts:
-            lines = list(StringIO(rest + text, newline=""))
-            # The last one may go on in the next piece, as may its end after a "\r".
-            rest = lines.pop() if lines and not lines[-1].endswith("\n") else ""
-            for line in lines:
-                self.line += 1
-                length = len(line) + (length if self.record_line < self.line else 0)
-                if length > MAX_RECORD_CHARACTERS:
-                    raise self._too_long(self.line)
-                yield line
-            if len(rest) + (length if self.record_line <= self.line else 0) > MAX_RECORD_CHARACTERS:
-                raise self._too_long(self.line + 1)
+            block = list(StringIO(rest + text, newline=""))
+            # The last line may go on in the next piece, as may its end after a "\r".
+            rest = block.pop() if block and not block[-1].endswith("\n") else ""
+            _check_length(before, block[0] if block else rest)
+            yield block
+            began = self.record_line - first
+            before = sum(map(len, block[max(began, 0) :])) + (before if began < 0 else 0)
+            first += len(block)
+            _check_length(before, rest)
         if rest:
-            self.line += 1
-            yield rest
+            yield [rest]
         self.ended = True
 
-    def _too_long(self, line: int) -> TooLongError:
-        remark = " over several lines, as if a quote were never closed" if line > self.record_line else ""
-        return TooLongError(f"a record longer than {MAX_RECORD_CHARACTERS} characters{remark}")
+
+def _check_length(before: int, line: str) -> None:
+    """Refuse a line with which its record is too long, of which there are so many characters ``before`` it."""
+    if before + len(line) > MAX_RECORD_CHARACTERS:
+        remark = " over several lines, as if a quote were never closed" if before else ""
+        raise TooLongError(f"a record longer than {MAX_RECORD_CHARACTERS} characters{remark}")

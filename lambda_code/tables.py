@@ -192,16 +192,20 @@ def _first_line(text: str) -> str:
     return next((line for line in lines if line.strip(_DELIMITERS + _EMPTY)), "")
 
 
-def _read_csv(lines: Lines, contents: Contents, start: str, form: Format) -> None:
-    """Read the rows of a CSV: the first that is not empty names the columns, the others that are not are counted.
+class _Strict(csv.excel):
+    """A quote that is never closed is an error, and does not swallow the rows after it."""
 
-    Strictly, so that a quote that is never closed is an error and does not swallow the rows after it.
-    """
+    skipinitialspace = True
+    strict = True
+
+
+def _read_csv(lines: Lines, contents: Contents, start: str, form: Format) -> None:
+    """Read the rows of a CSV: the first that is not empty names the columns, the others that are not are counted."""
     source = iter(lines)
     if separator := _SEPARATOR_LINE.match(start):
         contents["delimiter"] = separator[1]
         next(source)
-        lines.record_line = lines.line + 1
+        lines.record_line = 2
     else:
         header = _first_line(start)
         delimiter = "\t" if form == "TSV" and "\t" in header else max(_DELIMITERS, key=header.count)
@@ -215,14 +219,20 @@ def _read_csv(lines: Lines, contents: Contents, start: str, form: Format) -> Non
 
 def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
     delimiter = contents["delimiter"]
-    names = _names(lines, _reader(source, delimiter))
-    header_line, width = lines.record_line, len(names)
-    lines.record_line = lines.line + 1
+    first, header_line, names = lines.record_line, lines.record_line, list[str]()
+    reader = csv.reader(source, _Strict, delimiter=delimiter or ",")
+    while not names and (row := next(reader, None)) is not None:
+        header_line, lines.record_line = lines.record_line, first + reader.line_num
+        names = [name.strip(_EMPTY) for name in row]
+        while names and not names[-1]:  # delimiters that end each line
+            names.pop()
     if delimiter is None:
-        # Where the header has one name, nothing says what separates fields: in the rows it is whatever may.
-        source = (line.translate(_ANY_TO_COMMA) for line in source)
+        # The header has one name, so nothing says what separates fields: in the rows it is whatever may.
+        reader = csv.reader((line.translate(_ANY_TO_COMMA) for line in source), _Strict)
+        first = lines.record_line
+    width = len(names)
     rows = fewer = more = 0
-    for row in _reader(source, delimiter):
+    for row in reader:
         if len(row) == width and row[0].strip(_EMPTY):
             rows += 1
         elif any(field.strip(_EMPTY) for field in row):
@@ -231,7 +241,7 @@ def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
             more += any(row[width:]) and not (delimiter is None and bool(_NUMBER.fullmatch(",".join(row))))
         elif any("\0" in field for field in row):
             raise MalformedError("zero bytes where a row should be: the file was not written to its end")
-        lines.record_line = lines.line + 1
+        lines.record_line = first + reader.line_num
     if width == 1 and more > rows / 2:
         lines.record_line = header_line
         raise MalformedError("one name in the header, but more fields in most rows: is it the header?")
@@ -239,22 +249,6 @@ def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
     contents["columns_truncated"] = contents["columns"] != names
     contents["duplicate_columns"] = [name for name, times in Counter(contents["columns"]).items() if name and times > 1]
     contents["rows_with_fewer_fields"], contents["rows_with_more_fields"] = fewer, more
-
-
-def _names(lines: Lines, rows: Iterator[list[str]]) -> list[str]:
-    """Return the fields of the first row that is not empty, without the delimiters that may end each line."""
-    for row in rows:
-        names = [name.strip(_EMPTY) for name in row]
-        while names and not names[-1]:
-            names.pop()
-        if names:
-            return names
-        lines.record_line = lines.line + 1
-    return []
-
-
-def _reader(source: Iterator[str], delimiter: str | None) -> Iterator[list[str]]:
-    return csv.reader(source, delimiter=delimiter or ",", skipinitialspace=True, strict=True)
 
 
 def _no_number(name: str) -> Never:
@@ -291,14 +285,14 @@ def _read_json_lines(lines: Lines, contents: Contents, start: str) -> None:
     """
     rows, first, keys = 0, None, _Keys()
     try:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             text = line.strip(" \t\r\n")
             if text:
                 value = _value(text, goes_on=rows == 0 and line.endswith(("\r", "\n")))
                 keys.add(value)
                 first = first if rows else value
                 rows += 1
-            lines.record_line = lines.line + 1
+            lines.record_line = number + 1
     except TooLongError as error:
         if rows == 0 and start.lstrip().startswith("["):
             raise MalformedError(f"{error}: a JSON array, not JSON Lines, which have each value in a line") from error

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 from unittest.mock import ANY
 
@@ -211,11 +212,12 @@ def test_the_columns_that_are_listed_are_bounded(key: str, separator: str) -> No
     assert long["columns_truncated"]
 
 
-@given(st.binary() | st.binary().map(gzip.compress), st.sampled_from(["t.csv", "t.tsv", "t.jsonl", "t.bin"]))
-def test_no_bytes_at_all_are_too_odd(body: bytes, key: str) -> None:
+@given(st.binary() | st.binary().map(gzip.compress), st.sampled_from(["t.csv", "t.tsv", "t.jsonl", "t.bin"]), st.data())
+def test_no_bytes_at_all_are_too_odd(body: bytes, key: str, data: st.DataObject) -> None:
     result = run(key, body)
     assert result["sha256"] == hashlib.sha256(body).hexdigest()
     assert json.dumps(result)
+    assert result == run(key, *cut(body, data))
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -337,6 +339,7 @@ FILES = {
         }.items()
         for by, key in {"name": f"h.csv.{extension}", "content": "h.csv"}.items()
     },
+    "zip by name alone": replace(NO_TABLE, body=FARMS, key="h.csv.zip", content_type="text/csv"),
     # Delimiters
     "semicolons": File(
         body=b"farm;field;yield\nA;1;2,5\nB;2;3,5\n", rows=2, columns=["farm", "field", "yield"], delimiter=";"
@@ -518,6 +521,35 @@ def test_gzip_of_too_much_is_read_as_far_as_the_bound_and_in_little_memory(monke
     tracemalloc.stop()
     assert result["malformed"] == {"line": 10_001, "reason": "more than 10000000 bytes when decompressed"}
     assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "reason"),
+    [
+        (b"a\n1\n\xc3", 3, "not UTF-8: it ends within a character"),
+        ("a\n1\n2".encode("utf-16-le") + b"3", 3, "not UTF-16-LE"),
+        (b'a\n1\n"2', 3, "not CSV: a quote that is never closed"),
+    ],
+)
+def test_a_file_that_was_cut_off_says_so(body: bytes, line: int, reason: str) -> None:
+    assert run("t.csv", body)["malformed"] == {"line": line, "reason": reason}
+
+
+def test_a_line_end_that_two_pieces_share_is_one() -> None:
+    body = b"a" * (PIECE_BYTES - 1) + b'\r\n1\r\n"2'
+    assert run("t.csv", body)["malformed"] == {"line": 3, "reason": "not CSV: a quote that is never closed"}
+
+
+def test_the_limits_are_those_that_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    for name, value in {
+        "MAX_RECORD_CHARACTERS": f"{MAX_RECORD_CHARACTERS:,}",
+        "MAX_DECOMPRESSED_BYTES": f"{decoding.MAX_DECOMPRESSED_BYTES // 1024**2} MiB",
+        "MAX_COLUMNS": f"{MAX_COLUMNS:,}",
+        "MAX_COLUMN_CHARACTERS": f"{MAX_COLUMN_CHARACTERS:,}",
+        "PIECE_BYTES": f"{PIECE_BYTES:,}",
+    }.items():
+        assert f"| {value} | `{name}` in" in page
 
 
 def test_where_the_chunks_end_makes_no_difference_across_pieces() -> None:
