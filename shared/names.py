@@ -1,4 +1,4 @@
-"""Names that more than one room uses, each written once."""
+"""The names of resources in AWS, each written once."""
 
 from typing import Final
 

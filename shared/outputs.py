@@ -1,7 +1,8 @@
 """What each stack exports for the others: the contract of the StackReferences.
 
-A stack that provides makes one of these and calls `export`; a stack that consumes calls `read`. Neither writes an
-output's name a second time, and the type checker knows all of them.
+A stack that provides creates one of these and calls `export`; a stack that consumes calls `read`. So no stack writes an
+output's name, and the type checker checks all of them. `xfarm.operations.pipeline.Pipeline` has the ones that operators
+need, under the same names.
 """
 
 from dataclasses import dataclass, fields

@@ -25,7 +25,12 @@ def test_a_cycle_has_no_order() -> None:
 def test_the_real_stacks_are_what_their_folders_say() -> None:
     declared = graph.dependencies()
     assert set(declared) == {path.parent.name for path in graph.STACKS.glob("*/Pulumi.yaml")}
-    assert graph.order(declared) == ["storage", "messaging", "compute"]
+    order = graph.order(declared)
+    assert [project for project in order if project in {"storage", "messaging", "compute"}] == [
+        "storage",
+        "messaging",
+        "compute",
+    ]
 
 
 def test_dependents_are_the_arrows_turned_round() -> None:
