@@ -1,4 +1,4 @@
-"""One of each type that the registry-built AWS plugin knows, most of them named by the plugin."""
+"""One resource of each type that the registry-built AWS plugin supports, most of them without a name of their own."""
 
 import json
 import os
@@ -7,17 +7,17 @@ import pulumi
 import pulumi_aws as aws
 
 if os.environ.get("FAIL"):
-    raise ValueError("as asked")
+    raise ValueError("test failure")
 
 
 def allow(service: str, action: str, resource: str) -> str:
-    """A policy document, with the spaces that `json.dumps` writes."""
+    """Return a policy document, with the spaces that `json.dumps` writes."""
     statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": action, "Resource": resource}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def encrypted_only(arn: str) -> str:
-    """A bucket policy, as the provider's own data source writes it."""
+def https_only(arn: str) -> str:
+    """Return a bucket policy that allows only HTTPS, as the provider's data source writes it."""
     statement = aws.iam.GetPolicyDocumentStatementArgs(
         effect="Deny",
         actions=["s3:*"],
@@ -42,7 +42,7 @@ aws.s3.BucketServerSideEncryptionConfiguration(
 aws.s3.BucketPolicy(
     "bucketPolicy",
     bucket=bucket.id,
-    policy=bucket.arn.apply(encrypted_only),
+    policy=bucket.arn.apply(https_only),
     opts=pulumi.ResourceOptions(depends_on=[block]),
 )
 
