@@ -18,7 +18,7 @@ import pytest
 from shared import names
 from tests.support import habits, stress
 from tests.support.checkout import Checkout
-from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
 from tests.support.faulty_aws import FaultyAws, Habit, between
 from tests.support.waiting import eventually
 from xfarm.orchestrator import refusals
@@ -286,7 +286,7 @@ def test_an_address_that_has_not_confirmed_is_shown_and_asked_again(accounts: di
 
 def test_a_function_makes_its_log_group_only_where_its_role_may(tmp_path: Path) -> None:
     with running(private_emulator(tmp_path / "emulator")):
-        pipeline = make(visibility_s=60)
+        pipeline = create_pipeline(visibility_s=60)
         logs, iam, lambdas = boto3.client("logs"), boto3.client("iam"), boto3.client("lambda")
 
         def groups_after_a_call() -> list[str]:

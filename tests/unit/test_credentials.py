@@ -192,7 +192,7 @@ def test_no_error_of_botocore_or_aws_is_told_with_a_header(error: BotoCoreError 
         raise error
     with pytest.raises(RefusedError) as refused, errors_as_responses():
         raise error
-    said += [str(explained.value), refused.value.said]
+    said += [str(explained.value), refused.value.message]
     for text in said:
         clean(text)
 
