@@ -77,8 +77,10 @@ def rows(tmp_path: Path) -> Path:
 
 
 def put_document(pipeline: Pipeline, name: str, **document: Any) -> None:  # noqa: ANN401  whatever it says
-    place, _ = send.places(pipeline, pipeline.input_prefix + name)
-    boto3.client("s3").put_object(Bucket=pipeline.bucket_name, Key=place, Body=json.dumps(document).encode())
+    key = pipeline.input_prefix + name
+    place, _ = send.places(pipeline, key)
+    body = json.dumps({"key": key, **document}).encode()
+    boto3.client("s3").put_object(Bucket=pipeline.bucket_name, Key=place, Body=body)
 
 
 def put_dead_letter(pipeline: Pipeline, upload: send.Upload, uploaded: datetime) -> str:
