@@ -132,7 +132,7 @@ def list_message_move_tasks(data: dict[str, Any], _url: str) -> dict[str, Any]:
 
 
 _FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 0.5
 """How soon a throttled call is tried again, twice as late each time. Lambda's own times are not documented."""
 
 _batch: ContextVar[tuple[str, float] | None] = ContextVar("_batch", default=None)
