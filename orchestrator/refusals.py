@@ -28,6 +28,8 @@ _FOR_A_WHILE: Final = {
     "Unable to validate the following destination configurations": "the queue's policy is not known everywhere yet",
     # "Changes that I make are not always immediately visible", IAM User Guide.
     "NoSuchEntity: The role with name": "the role is not known everywhere yet",
+    # "ConcurrentModification", AttachRolePolicy and PutRolePolicy, IAM API Reference.
+    "ConcurrentModification": "the role is being changed elsewhere",
     # "Lambda function states", AWS Lambda Developer Guide; hashicorp/terraform #29604.
     "An update is in progress for resource": "the function is still being changed",
 }
@@ -153,8 +155,8 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
 
     It is a log group that carries none of our tags: Lambda makes one for a function that has none, and so did versions
     of this project up to 0.1.0 after they were destroyed. Or it carries the very tags that it was to have, and is no
-    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused. A
-    bucket, which is tagged only after it was made, has no tags then, and nothing in it; an event source mapping has none.
+    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused.
+    A bucket, which is tagged only after it was made, has no tags then, and nothing in it; a mapping has none at all.
 
     Args:
         deployment: The state as ``pulumi stack export`` gives it, which is changed.

@@ -147,6 +147,7 @@ class RoleChangedAtTheSameTime(Refusing):
     Source: ConcurrentModification, AttachRolePolicy, IAM API Reference.
     """
 
+    who = "orchestrator"
     asked = "AttachRolePolicy|PutRolePolicy|DetachRolePolicy|DeleteRolePolicy"
     refusal = Refusal(409, "ConcurrentModification", "multiple requests to change this object were submitted")
 
