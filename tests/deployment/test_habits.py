@@ -25,12 +25,11 @@ from xfarm.orchestrator import refusals
 from xfarm.paths import ROOT
 
 IMPATIENT = """
-import sys
+from xfarm.cli import xfarm
 from xfarm.orchestrator import refusals
-from xfarm.orchestrator.commands import main
 
 refusals.WAITS_S = (0, 0, 0, 0)
-sys.exit(main())
+xfarm()
 """
 """The orchestrator, without the waits that an AWS needs which does not count requests instead of seconds."""
 
@@ -77,7 +76,7 @@ class Account:
 
     def run(self, step: str, *arguments: str) -> None:
         """Run the orchestrator, and note what it said, and what is there afterwards."""
-        self.said[step] = self.checkout.run("impatient", *arguments)
+        self.said[step] = self.checkout.run(*arguments, module="impatient")
         self.found[step] = there(self.checkout)
 
     def status(self) -> str:
