@@ -8,7 +8,7 @@ from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
 
-pytest_plugins = ("tests.small_stacks",)
+pytest_plugins = ("tests.support.small_stacks",)
 
 
 def outcomes(printed: str) -> dict[str, tuple[str, dict[str, int]]]:

@@ -15,7 +15,7 @@ from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.small_stacks",)
+pytest_plugins = ("tests.support.small_stacks",)
 
 FUNCTION = "POST /2015-03-31/functions"
 

@@ -78,10 +78,10 @@ class Checkout:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of the project as ``python -m`` does, and return what came of it."""
+    def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, as `python -m` does, and return what came of it."""
         return subprocess.run(
-            [sys.executable, "-m", "xfarm", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.root,
             env=self.environment | environment,
             capture_output=True,

@@ -1,6 +1,6 @@
 """Two projects that deploy in seconds, for tests of the orchestrator rather than of the pipeline.
 
-A test module that wants them says ``pytest_plugins = ("tests.small_stacks",)``.
+A test module that wants them says ``pytest_plugins = ("tests.support.small_stacks",)``.
 """
 
 import shutil

@@ -122,6 +122,19 @@ def test_a_terminal_shows_how_many_are_done_of_those_known_and_what_is_waited_fo
     assert "waiting for policy, function" in picture
 
 
+def test_what_failed_is_not_waited_for_and_may_be_refreshed_before_it_is_tried_again() -> None:
+    failed = [event(PRE, "create", "role"), event("resOpFailedEvent", "create", "role")]
+    assert "waiting for" not in shown("deploy", failed, terminal=True)
+    again = [
+        (PRE, "refresh", "role"),
+        (OUTPUTS, "refresh", "role"),
+        (PRE, "update", "role"),
+        (OUTPUTS, "update", "role"),
+    ]
+    said = shown("deploy", [*failed, *(event(*one) for one in again)])
+    assert [line.split()[:3] for line in said.splitlines()] == [["~", "beta", "role"]]
+
+
 def test_the_engine_s_own_words_are_shown_and_none_of_them_is_taken_for_markup() -> None:
     said = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "chatter")])
     assert said.split() == ["beta", "role", "creating", "[/red]", "failed"]

@@ -76,6 +76,9 @@ class Display:
                 self._resource_begins(project, event.resource_pre_event.metadata)
             elif event.res_outputs_event:
                 self._resource_ends(project, event.res_outputs_event.metadata)
+            elif event.res_op_failed_event:
+                self._begun[project].pop(event.res_op_failed_event.metadata.urn, None)
+                self._show_progress(project)
             elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
                 message = event.diagnostic_event.message.strip()
                 name = _name(event.diagnostic_event.urn or "")
