@@ -242,7 +242,7 @@ def emulator(action: str) -> None:
     from xfarm.orchestrator import local_environment
 
     account = local_environment.emulator(ROOT)
-    with local_environment.own_folder(ROOT):
+    with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
             account.start()
         if action == "stop":

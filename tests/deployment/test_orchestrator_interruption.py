@@ -61,7 +61,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     assert "released" not in other.stdout
 
     assert process.returncode == 1
-    assert "Stopping as soon as what has been begun is done" in said
+    assert "Stopping once the operations in progress are done" in said
     assert "+ alpha      function" in said
     rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("seconds\n")[2].splitlines()}
     assert rows["alpha"][:2] == ["stopped", "8"]
