@@ -147,7 +147,7 @@ def run(console: Console) -> None:
         driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
         _print_feedings(console, driver)
         _print_first_file(console, driver)
-        driver.feed(enabled=False)  # what follows is not for the pipeline
+        driver.set_mapping(enabled=False)  # what follows is not for the pipeline
         _print_start(console, driver)
         _print_cost(console, driver.pipeline)
 

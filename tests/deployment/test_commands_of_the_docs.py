@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import HANGS_S, Checkout
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -55,7 +55,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANGS_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
     finally:
         os.close(ours)

@@ -26,7 +26,7 @@ def test_what_is_throttled_or_fails_now_and_then_is_asked_again(small: Checkout,
     def slowly(_action: str) -> None:
         time.sleep(0.1)
 
-    faulty.refuse, faulty.keep_back = refuse, slowly
+    faulty.refuse, faulty.delay = refuse, slowly
     assert "failed" not in stress.finish(small, "deploy")
     assert asked["CreateRole"] == 3
 
@@ -43,7 +43,7 @@ def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Check
     assert "alpha failed: see the errors above." in failed.stderr
     assert outcomes(failed.stdout) == {"alpha": ("failed", {"create": 7}), "beta": ("left out", {})}
 
-    faulty.behave()
+    faulty.reset()
     finished = stress.finish(small, "deploy", "--json")
     assert outcomes(finished) == {"alpha": ("done", {"create": 1, "same": 7}), "beta": ("done", {"create": 1})}
 

@@ -35,7 +35,7 @@ class Refusing(Habit):
         if not re.fullmatch(self.asked, request.name) or self._seen[request.name] >= self.times:
             return None
         self._seen[request.name] += 1
-        self.bitten += 1
+        self.occurrences += 1
         return self.refusal
 
 
@@ -60,7 +60,7 @@ class Late(Habit):
         if not re.fullmatch(self.asked, request.name) or self._seen[request.name] >= self.times * self._done:
             return None
         self._seen[request.name] += 1
-        self.bitten += 1
+        self.occurrences += 1
         return self.refusal
 
     def after(self, request: Request, status: int) -> bool:
@@ -75,7 +75,7 @@ class NotificationForAYoungPolicy(Refusing):
     Source: SetQueueAttributes, Amazon SQS API Reference; pulumi-aws #1895.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
     asked = r"PUT /[^/?]+\?notification"
     refusal = Refusal(400, "InvalidArgument", "Unable to validate the following destination configurations")
 
@@ -124,7 +124,7 @@ class PolicyForAYoungRole(Late):
     Source: IAM changes are not always immediately visible, IAM User Guide.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
     done = "CreateRole"
     asked = "AttachRolePolicy|PutRolePolicy"
     refusal = NO_ROLE
@@ -147,7 +147,7 @@ class RoleChangedAtTheSameTime(Refusing):
     Source: ConcurrentModification, AttachRolePolicy, IAM API Reference.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
     asked = "AttachRolePolicy|PutRolePolicy|DetachRolePolicy|DeleteRolePolicy"
     refusal = Refusal(409, "ConcurrentModification", "multiple requests to change this object were submitted")
 
@@ -182,7 +182,7 @@ class CodeOfABusyFunction(Refusing):
     Source: Lambda function states, AWS Lambda Developer Guide; hashicorp/terraform #29604.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
     asked = rf"PUT {FUNCTIONS}/\w+/code"
     refusal = ConfigurationOfABusyFunction.refusal
 
@@ -263,7 +263,7 @@ class Throttling(Habit):
         self._asked += 1
         if self._asked % 7:
             return None
-        self.bitten += 1
+        self.occurrences += 1
         if request.is_s3:
             return Refusal(503, "SlowDown", "Please reduce your request rate.")
         code = "TooManyRequestsException" if "/20" in request.name else "ThrottlingException"
@@ -280,7 +280,7 @@ class SlowAnswers(Habit):
 
     def after(self, request: Request, status: int) -> bool:  # noqa: ARG002
         """Count it."""
-        self.bitten += 1
+        self.occurrences += 1
         return False
 
 
@@ -292,7 +292,7 @@ class LostAnswers(Habit):
     Source: terraform-provider-aws #18468.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         super().__init__(client)
@@ -304,7 +304,7 @@ class LostAnswers(Habit):
         if status >= 300 or not changes or request.name in {*self._lost, f"POST {FUNCTIONS}"}:
             return False
         self._lost.add(request.name)
-        self.bitten += 1
+        self.occurrences += 1
         return True
 
 
@@ -314,12 +314,12 @@ class LateLogLines(Habit):
     Source: terraform-aws-lambda #342; aws-cdk #32689.
     """
 
-    who = "stack"
+    handled_by = "stack"
 
     def after(self, request: Request, status: int) -> bool:
         """Write a line after each deletion, as whatever is left of the role."""
         if status < 300 and re.match(r"Delete|Detach|DELETE", request.name):
-            self.bitten += 1
+            self.occurrences += 1
             if not self._there() and self._allowed():
                 self.client("logs").create_log_group(logGroupName=f"/aws/lambda/{names.FUNCTION}")
         return False
@@ -350,7 +350,7 @@ class LogGroupThereAlready(Habit):
     Source: terraform-aws-lambda #342; aws-cdk #32689.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
 
 
 class RoleMadeAgain(Habit):
@@ -359,7 +359,7 @@ class RoleMadeAgain(Habit):
     Source: terraform-provider-aws #6352 and #9703.
     """
 
-    who = "stack"
+    handled_by = "stack"
 
 
 class SubscriptionUnconfirmed(Habit):
@@ -368,7 +368,7 @@ class SubscriptionUnconfirmed(Habit):
     Source: Amazon SNS, automatic deletion of unconfirmed subscriptions.
     """
 
-    who = "status"
+    handled_by = "status"
 
 
 ALWAYS = (LogGroupThereAlready, RoleMadeAgain, SubscriptionUnconfirmed)

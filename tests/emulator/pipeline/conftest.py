@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 
 VISIBILITY_S = 60
-"""Longer than any batch takes, however busy the machine; see `Driver.hasten_retries`."""
+"""Longer than any batch takes, however busy the machine; see `Driver.shorten_visibility_timeout`."""
 
 ACCOUNTS = count(100_000_000_000)
 

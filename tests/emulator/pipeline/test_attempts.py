@@ -206,13 +206,13 @@ def test_a_file_that_outlasts_the_timeout_dies_alone_and_says_what_to_raise(
 ) -> None:
     contents = files(9)
     with deployed(emulator, SECOND_A_MEGABYTE, timeout_s=8, visibility_s=10) as driver:
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         boto3.client("lambda").update_event_source_mapping(
             UUID=driver.pipeline.event_source_mapping_id, BatchSize=batch_size
         )
         driver.upload({"slow.bin": bytes(12_000_000)})  # the first in the queue
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         finish(driver)
         assert driver.results() == contents.keys()
         assert attempts(driver, "slow.bin") == receives()
@@ -262,9 +262,9 @@ def test_no_more_messages_are_received_than_the_maximum_concurrency_may_process(
     maximum = declared("1" * 12)["event-source-mapping"]["scalingConfig"]["maximumConcurrency"]
     contents = files(3 * maximum)
     with deployed(emulator, TAKING.format(seconds=1), timeout_s=10, visibility_s=60) as driver:
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         seen = []
 
         def done() -> bool:
