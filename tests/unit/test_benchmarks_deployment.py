@@ -39,6 +39,7 @@ def test_the_peer_refers_across_stacks_and_has_terraforms_names() -> None:
     assert function["environment"] == {"variables": {"INPUT_PREFIX": "inputs/", "OUTPUT_PREFIX": "outputs/"}}
     assert function["filename"] == "${var.code}"
     error = resources["aws_cloudwatch_metric_alarm.compute-error-alarm"]
+    assert error["alarm_name"] == "error-alarm"
     assert error["dimensions"] == {"FunctionName": "${aws_lambda_function.compute-function.function_name}"}
 
 

@@ -117,6 +117,17 @@ def test_errors_speak_of_what_the_program_wrote() -> None:
     assert asking.text(text) == f"{urn(FUNCTION)}: missing required property 'name'"
 
 
+@pytest.mark.parametrize("reason", ["Missing required property 'functionName'", "Invalid or unknown key"])
+def test_a_property_with_another_name_in_terraform_is_refused_with_the_table_to_add_it_to(reason: str) -> None:
+    token = "aws:lambda/permission:Permission"
+    answer = provider_pb2.CheckResponse(failures=[provider_pb2.CheckFailure(reason=reason)])
+    call("Check", provider_pb2.CheckRequest(urn=urn(token))).answer(answer)
+    assert answer.failures[0].reason == (
+        f"{reason} If the property of aws_lambda_permission has another name than in pulumi_aws, "
+        "add a line to _SDK_PROPERTIES in xfarm/toolchain/aws_types.py."
+    )
+
+
 def test_a_half_made_resource_reaches_the_engine_under_its_own_names() -> None:
     asking = call("Create", provider_pb2.CreateRequest(urn=urn(FUNCTION)))
     failed = provider_pb2.ErrorResourceInitFailed(id="id", properties=struct({"functionName": "f"}), reasons=["late"])

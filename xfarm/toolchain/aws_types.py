@@ -132,6 +132,14 @@ def not_in_terraform(token: str) -> str:
     )
 
 
+def not_a_property(token: str) -> str:
+    """Return what to add to the message about a property that Terraform's provider doesn't have."""
+    return (
+        f"If the property of {terraform_name(token)} has another name than in pulumi_aws, "
+        f"add a line to _SDK_PROPERTIES in xfarm/toolchain/aws_types.py."
+    )
+
+
 def bridge_token(token: str) -> str:
     """Return the bridge's token: aws:s3/bucketPolicy:BucketPolicy -> aws:index/s3BucketPolicy:S3BucketPolicy.
 

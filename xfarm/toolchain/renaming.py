@@ -35,6 +35,8 @@ _NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
 """What one side may leave out and the other write, as Terraform's own types do with zero values."""
 _RAW_STATE = "__pulumi_raw_state_delta"
 """The bridge's own note on how Terraform wrote the same properties: what one says has to fit the other."""
+_UNKNOWN_PROPERTY = ("Missing required property", "Invalid or unknown key")
+"""What the bridge says of properties that are not called as in Terraform (`pkg/tfbridge/check_failures.go`)."""
 _WRITTEN = ("news", "properties")
 """The fields of Create and Update that hold what is about to be made real: its code must lie there as a file."""
 
@@ -95,7 +97,9 @@ class Call:
                 _put_back(self._known[name], properties, mirrors)
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
-            failure.reason = self.text(failure.reason)
+            unknown = any(phrase in failure.reason for phrase in _UNKNOWN_PROPERTY)
+            hint = f" {aws_types.not_a_property(self.token)}" if unknown else ""
+            failure.reason = self.text(failure.reason) + hint
         if isinstance(response, provider_pb2.DiffResponse):
             self._answer_diff(response)
 
