@@ -46,7 +46,13 @@ def test_a_type_that_only_the_state_still_has_is_found_there(tmp_path: Path, mon
     assert types_in_use() == {token}
 
 
-@pytest.mark.parametrize("url", ["", "s3://state"])
-def test_a_state_that_is_not_on_this_machine_is_not_looked_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULUMI_BACKEND_URL", url)
+@pytest.mark.parametrize("url", ["", "s3://{}"])
+def test_a_state_that_is_not_in_a_folder_is_not_looked_for(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / ".pulumi" / "stacks" / "local.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"type": "aws:ssm/parameter:Parameter"}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PULUMI_BACKEND_URL", url.format(tmp_path))
     assert types_in_use() == set()

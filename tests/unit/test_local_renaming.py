@@ -117,7 +117,7 @@ def test_errors_speak_of_what_the_program_wrote() -> None:
     assert asking.text(text) == f"{urn(FUNCTION)}: missing required property 'name'"
 
 
-@pytest.mark.parametrize("reason", ["Missing required property 'functionName'", "Invalid or unknown key"])
+@pytest.mark.parametrize("reason", ["Missing required argument. ...", "Invalid or unknown key"])
 def test_a_property_with_another_name_in_terraform_is_refused_with_the_table_to_add_it_to(reason: str) -> None:
     token = "aws:lambda/permission:Permission"
     answer = provider_pb2.CheckResponse(failures=[provider_pb2.CheckFailure(reason=reason)])

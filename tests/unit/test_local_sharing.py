@@ -49,7 +49,7 @@ class Bridge(provider_pb2_grpc.ResourceProviderServicer):
     @override
     def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> provider_pb2.CheckResponse:
         if "ec2Vpc" in request.urn:  # its name in Terraform is irregular: aws_vpc
-            context.abort(grpc.StatusCode.UNKNOWN, "unrecognized resource type (Check): aws:index/ec2Vpc:Ec2Vpc")
+            context.abort(grpc.StatusCode.UNKNOWN, "[pf/tfbridge] unknown resource token: aws:index/ec2Vpc:Ec2Vpc")
         response = provider_pb2.CheckResponse()
         response.inputs["name"] = self.configured[-1]
         return response

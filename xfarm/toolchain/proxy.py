@@ -34,8 +34,8 @@ _ANSWERED = {
     "Attach": b"",
     "GetPluginInfo": plugin_pb2.PluginInfo(version=version("pulumi-aws")).SerializeToString(),
 }
-_NOT_IN_TERRAFORM = ("unrecognized resource type", "unrecognized data function")
-"""How the bridge begins to say so (`pkg/tfbridge/provider.go` in pulumi-terraform-bridge)."""
+_NOT_IN_TERRAFORM = ("unknown resource token", "unknown datasource token")
+"""How the bridge calls what its provider doesn't have (`pkg/pf/tfbridge/provider.go` in pulumi-terraform-bridge)."""
 _DETAILS = "grpc-status-details-bin"
 """The metadata key of gRPC's richer error model; the engine finds the state of a half-made resource in it."""
 
@@ -165,7 +165,7 @@ def _refuse(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | N
     details = error.details() or ""
     metadata = tuple(error.trailing_metadata() or ())
     if call:
-        unknown = details.startswith(_NOT_IN_TERRAFORM)
+        unknown = any(phrase in details for phrase in _NOT_IN_TERRAFORM)
         details = aws_types.not_in_terraform(call.token) if unknown else call.text(details)
         metadata = tuple(
             (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS else value)

@@ -35,8 +35,8 @@ _NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
 """What one side may leave out and the other write, as Terraform's own types do with zero values."""
 _RAW_STATE = "__pulumi_raw_state_delta"
 """The bridge's own note on how Terraform wrote the same properties: what one says has to fit the other."""
-_UNKNOWN_PROPERTY = ("Missing required property", "Invalid or unknown key")
-"""What the bridge says of properties that are not called as in Terraform (`pkg/tfbridge/check_failures.go`)."""
+_UNKNOWN_PROPERTY = ("Missing required argument", "Invalid or unknown key")
+"""What the provider says where a property is not called as in Terraform (`helper/schema/schema.go` in its SDK)."""
 _WRITTEN = ("news", "properties")
 """The fields of Create and Update that hold what is about to be made real: its code must lie there as a file."""
 
