@@ -123,8 +123,8 @@ def test_a_property_with_another_name_in_terraform_is_refused_with_the_table_to_
     answer = provider_pb2.CheckResponse(failures=[provider_pb2.CheckFailure(reason=reason)])
     call("Check", provider_pb2.CheckRequest(urn=urn(token))).answer(answer)
     assert answer.failures[0].reason == (
-        f"{reason} If the property of aws_lambda_permission has another name than in pulumi_aws, "
-        "add a line to _SDK_PROPERTIES in xfarm/toolchain/aws_types.py."
+        f"{reason} If pulumi_aws calls the property something else, or lets it be left out, add a line for "
+        "aws_lambda_permission to _SDK_PROPERTIES or _PHYSICAL_NAMES in xfarm/toolchain/aws_types.py."
     )
 
 

@@ -135,8 +135,8 @@ def not_in_terraform(token: str) -> str:
 def not_a_property(token: str) -> str:
     """Return what to add to the message about a property that Terraform's provider doesn't have."""
     return (
-        f"If the property of {terraform_name(token)} has another name than in pulumi_aws, "
-        f"add a line to _SDK_PROPERTIES in xfarm/toolchain/aws_types.py."
+        f"If pulumi_aws calls the property something else, or lets it be left out, add a line for "
+        f"{terraform_name(token)} to _SDK_PROPERTIES or _PHYSICAL_NAMES in xfarm/toolchain/aws_types.py."
     )
 
 
