@@ -12,6 +12,7 @@ from tests.support import stack_program
 from tests.support.aws import Aws
 from tests.support.checkout import Checkout
 from tests.support.waiting import eventually
+from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("deployed")
@@ -55,6 +56,16 @@ def test_what_is_deployed_is_what_the_picture_is_drawn_from(deployed: Checkout, 
         for name in program.types
     }
     assert found == declared
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_every_property_that_a_stack_sets_is_one_of_the_providers(deployed: Checkout, project: str) -> None:
+    for resource in deployed.resources(project):
+        ignored = resource["inputs"].keys() - resource["outputs"].keys() - {"__defaults"}
+        assert not ignored, (
+            f"Terraform's provider ignores {ignored} of {resource['type']}: if it has them by another name, add a line "
+            "to _SDK_PROPERTIES in xfarm/toolchain/aws_types.py."
+        )
 
 
 def test_what_goes_with_a_queue_need_not_be_deleted_before_it(deployed: Checkout) -> None:
