@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xfarm.paths import ROOT
+
 if TYPE_CHECKING:
     import grpc
 
@@ -49,16 +51,19 @@ def main() -> None:
     from xfarm.toolchain import service  # noqa: PLC0415 - see above
 
     def register(server: grpc.Server) -> None:
-        from xfarm.toolchain import proxy, sharing  # noqa: PLC0415 - see `service.serve`
+        from xfarm.toolchain import aws_types, proxy, sharing  # noqa: PLC0415 - see `service.serve`
+
+        # Without a folder of projects, the engine has started us in that of its own.
+        known = aws_types.types_in_use(Path(*projects), ROOT / "shared")
 
         def start(engine: str) -> grpc.Channel:
-            return proxy.bridge(first.pop() if first else _start(bridge, engine), provider)
+            return proxy.bridge(first.pop() if first else _start(bridge, engine), provider, known)
 
         if projects:
-            ours = sharing.plugin(start, Path(zips), Path(*projects), _end)
+            ours = sharing.plugin(start, Path(zips), known, Path(*projects), _end)
         else:
             service.end_at_once_when_told(before=_end)
-            ours = proxy.Proxy(lambda: start(engine), Path(zips))
+            ours = proxy.Proxy(lambda: start(engine), Path(zips), known)
         server.add_generic_rpc_handlers((ours,))
 
     service.serve(register)

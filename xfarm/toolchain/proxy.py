@@ -22,7 +22,7 @@ from xfarm.toolchain.renaming import Call
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     _Handler = grpc.RpcMethodHandler[bytes, bytes]
 
@@ -34,6 +34,8 @@ _ANSWERED = {
     "Attach": b"",
     "GetPluginInfo": plugin_pb2.PluginInfo(version=version("pulumi-aws")).SerializeToString(),
 }
+_NOT_IN_TERRAFORM = ("unknown resource token", "unknown datasource token")
+"""How the bridge calls what its provider doesn't have (`pkg/pf/tfbridge/provider.go` in pulumi-terraform-bridge)."""
 _DETAILS = "grpc-status-details-bin"
 """The metadata key of gRPC's richer error model; the engine finds the state of a half-made resource in it."""
 
@@ -53,15 +55,17 @@ class Proxy(grpc.GenericRpcHandler):
     Several engines may ask at once: those with the same settings of the provider share a bridge, another gets its own.
     """
 
-    def __init__(self, start: Callable[[], grpc.Channel], zips: Path) -> None:
+    def __init__(self, start: Callable[[], grpc.Channel], zips: Path, known: Collection[str]) -> None:
         """Start the first bridge.
 
         Args:
             start: Starts a bridge, and opens a channel to it.
             zips: The folder for zip files made of code archives.
+            known: The tokens of the types and functions that a bridge is started with.
         """
         self._start = start
         self._zips = zips
+        self._known = known
         self._starting = ThreadPoolExecutor()
         self._first = self._starting.submit(start)
         self._configured: dict[bytes, Future[Configured]] = {}
@@ -102,6 +106,7 @@ class Proxy(grpc.GenericRpcHandler):
         message = GetMessageClass(types.input_type).FromString(request)
         folder = self.folder(getattr(message, "urn", ""), context.peer())
         call = Call(method, message, self._zips, configured.region if configured else "", folder)
+        aws_types.require_known(call.token, self._known)
         response = GetMessageClass(types.output_type).FromString(
             _forward(channel, method, message.SerializeToString(), context, call)
         )
@@ -160,7 +165,8 @@ def _refuse(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | N
     details = error.details() or ""
     metadata = tuple(error.trailing_metadata() or ())
     if call:
-        details = call.text(details)
+        unknown = any(phrase in details for phrase in _NOT_IN_TERRAFORM)
+        details = aws_types.not_in_terraform(call.token) if unknown else call.text(details)
         metadata = tuple(
             (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS else value)
             for key, value in metadata
@@ -181,14 +187,13 @@ def rename_details(status: bytes, call: Call) -> bytes:
     return message.SerializeToString()
 
 
-def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
+def bridge(child: subprocess.Popen[str], provider: str, known: Collection[str]) -> grpc.Channel:
     """Wait for a bridge to be ready for its provider; return the channel to it.
-
-    Only the types that we know are included: all of them would take far longer.
 
     Args:
         child: The bridge, which tells its port on its standard output.
         provider: The path of Terraform's provider.
+        known: The tokens of the types and functions to include: all that there are would take far longer.
 
     Raises:
         UserError: The bridge can't be used.
@@ -197,7 +202,7 @@ def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
     if not port:
         raise UserError("The Terraform bridge ended at once.")
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=service.CHANNEL_OPTIONS)
-    included = ",".join((*aws_types.RESOURCES, *aws_types.FUNCTIONS))
+    included = ",".join(sorted(map(aws_types.terraform_name, known)))
     request = provider_pb2.ParameterizeRequest(
         args=provider_pb2.ParameterizeRequest.ParametersArgs(
             args=[provider, "--provider-name", "aws", "--include", included]

@@ -35,6 +35,8 @@ _NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
 """What one side may leave out and the other write, as Terraform's own types do with zero values."""
 _RAW_STATE = "__pulumi_raw_state_delta"
 """The bridge's own note on how Terraform wrote the same properties: what one says has to fit the other."""
+_UNKNOWN_PROPERTY = ("Missing required argument", "Invalid or unknown key")
+"""What the provider says where a property is not called as in Terraform (`helper/schema/schema.go` in its SDK)."""
 _WRITTEN = ("news", "properties")
 """The fields of Create and Update that hold what is about to be made real: its code must lie there as a file."""
 
@@ -53,13 +55,14 @@ class Call:
             folder: The project's, which paths in its state are relative to.
 
         Raises:
-            UserError: The request is about a type that isn't in the table, code that can't be read, or another region.
+            UserError: The request is about code that can't be read, or another region.
         """
         urn = getattr(request, "urn", "")
-        self._token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
-        self._to_bridge = aws_types.bridge_properties(self._token)
+        self.token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
+        """The type or function that the call is about, by its name in the SDK."""
+        self._to_bridge = aws_types.bridge_properties(self.token)
         self._to_sdk = {bridge: sdk for sdk, bridge in self._to_bridge.items()}
-        self._region = region if aws_types.has_own_region(self._token) else None
+        self._region = region if aws_types.has_own_region(self.token) else None
         self._codes: dict[str, Value] = {}
         self._asked = _copy(request.inputs) if method == "Read" else Struct()
         self._known = {name: _copy(field) for name, field in _structs(request, _COMPARED)} if method == "Read" else {}
@@ -90,11 +93,13 @@ class Call:
             if self._region and name == "properties":
                 properties["region"] = self._region
             if name in self._known:
-                mirrors = aws_types.mirrors(self._token) - set(self._asked.fields)
+                mirrors = aws_types.mirrors(self.token) - set(self._asked.fields)
                 _put_back(self._known[name], properties, mirrors)
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
-            failure.reason = self.text(failure.reason)
+            unknown = any(phrase in failure.reason for phrase in _UNKNOWN_PROPERTY)
+            hint = f" {aws_types.not_a_property(self.token)}" if unknown else ""
+            failure.reason = self.text(failure.reason) + hint
         if isinstance(response, provider_pb2.DiffResponse):
             self._answer_diff(response)
 
@@ -118,7 +123,7 @@ class Call:
 
     def _name(self, request: Any) -> None:  # noqa: ANN401 - CheckRequest
         """Give the resource the name that `pulumi_aws` promises to whoever gives none: logical name, 7 digits."""
-        key = aws_types.physical_name(self._token)
+        key = aws_types.physical_name(self.token)
         if key is None or key in request.news.fields:
             return
         if key in request.olds.fields:

@@ -19,7 +19,7 @@ from xfarm.toolchain import service
 from xfarm.toolchain.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 
@@ -85,8 +85,10 @@ def _stack(urn: str) -> str:
 class SharedProxy(Proxy):
     """A plugin that several engines attach to."""
 
-    def __init__(self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, projects: Path) -> None:
-        super().__init__(start, zips)
+    def __init__(
+        self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, known: Collection[str], projects: Path
+    ) -> None:
+        super().__init__(start, zips, known)
         self._engines = engines
         self._projects = projects
 
@@ -102,12 +104,15 @@ class SharedProxy(Proxy):
         return self._projects / urn.split("::")[1] if urn else self._projects
 
 
-def plugin(start: Callable[[str], grpc.Channel], zips: Path, projects: Path, end: Callable[[], None]) -> SharedProxy:
+def plugin(
+    start: Callable[[str], grpc.Channel], zips: Path, known: Collection[str], projects: Path, end: Callable[[], None]
+) -> SharedProxy:
     """Make this process a plugin for all engines that attach: until standard input is closed and the last has ended.
 
     Args:
         start: Starts a bridge for the engine at an address, and opens a channel to it.
         zips: The folder for zip files made of code archives.
+        known: The tokens of the types and functions that a bridge is started with.
         projects: The folder in which each project has one of its name.
         end: Is called at the very end.
     """
@@ -117,4 +122,4 @@ def plugin(start: Callable[[str], grpc.Channel], zips: Path, projects: Path, end
     engine_pb2_grpc.add_EngineServicer_to_server(engines, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, projects)
+    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, known, projects)
