@@ -241,7 +241,7 @@ def test_only_what_the_provider_does_not_ask_again_for_is_asked_again_by_the_orc
     accounts: dict[str, Account],
 ) -> None:
     account = accounts["settled"]
-    said = "".join(account.said[step].stdout for step in ("deploy", "change", "destroy"))
+    said = "".join(account.said[step].stdout for step in ("refused", "deploy", "change", "destroy"))
     assert set(re.findall(r"'[\w-]+' as (the .+?)(?=, '|\. It is asked again)", said)) == {
         "the queue's policy is not known everywhere yet",
         "the role is being changed elsewhere",

@@ -184,6 +184,7 @@ class CodeOfABusyFunction(Refusing):
 
     handled_by = "orchestrator"
     asked = rf"PUT {FUNCTIONS}/\w+/code"
+    times = 2
     refusal = ConfigurationOfABusyFunction.refusal
 
 

@@ -37,13 +37,31 @@ class Program:
         return json.loads(self.resources[resource][property_name])
 
 
+class Answers:
+    """The mocks' responses to a program."""
+
+    account = ACCOUNT
+
+    def outputs(self, args: mocks.MockResourceArgs) -> Properties:
+        """Return the properties of a resource."""
+        name = args.inputs.get("name", args.inputs.get("bucket", args.name))
+        return {
+            "arn": f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:::{name}",
+            "url": f"https://sqs.example/{name}",
+            "uuid": args.name,
+            **args.inputs,
+        }
+
+
 class _Mocks(mocks.Mocks):
-    def __init__(self, program: Program, upstream: dict[str, Properties]) -> None:
+    def __init__(self, program: Program, upstream: dict[str, Properties], answers: Answers) -> None:
         self._program = program
         self._upstream = upstream
+        self._answers = answers
 
     def call(self, args: mocks.MockCallArgs) -> tuple[Properties, list[tuple[str, str]]]:
-        answers: dict[str, Properties] = {"aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT}}
+        identity = {"accountId": self._answers.account}
+        answers: dict[str, Properties] = {"aws:index/getCallerIdentity:getCallerIdentity": identity}
         return answers[args.token], []
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, Properties]:
@@ -53,18 +71,12 @@ class _Mocks(mocks.Mocks):
             return args.name, {**args.inputs, "outputs": self._upstream.get(project, {}), "secretOutputNames": []}
         self._program.resources[args.name] = args.inputs
         self._program.types[args.name] = args.typ
-        name = args.inputs.get("name", args.inputs.get("bucket", args.name))
-        return args.name, {
-            "arn": f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:::{name}",
-            "url": f"https://sqs.example/{name}",
-            "uuid": args.name,
-            **args.inputs,
-        }
+        return args.name, self._answers.outputs(args)
 
 
 class _Monitor(mocks.MockMonitor):
-    def __init__(self, program: Program, upstream: dict[str, Properties]) -> None:
-        super().__init__(_Mocks(program, upstream))
+    def __init__(self, program: Program, mocked: _Mocks) -> None:
+        super().__init__(mocked)
         self._program = program
 
     def RegisterResource(  # noqa: N802 - gRPC's name
@@ -88,6 +100,7 @@ def run(
     *,
     upstream: dict[str, Properties] | None = None,
     preview: bool = False,
+    answers: Answers | None = None,
 ) -> Program:
     """Run the program of a project.
 
@@ -96,8 +109,10 @@ def run(
         settings: The settings that differ from the defaults in its `Pulumi.yaml`, without the project's prefix.
         upstream: The outputs of each upstream project; none for a project that was never deployed.
         preview: Whether this is a preview, not an update.
+        answers: The mocks' responses, if they differ from the default.
     """
     program = Program()
+    mocked = _Mocks(program, upstream or {}, answers or Answers())
     declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
     values = {key: str(setting["default"]) for key, setting in declared.items()} | (settings or {})
 
@@ -106,8 +121,8 @@ def run(
 
     async def execute() -> None:
         mocks.set_mocks(
-            mocks=_Mocks(program, {}),
-            monitor=_Monitor(program, upstream or {}),
+            mocks=mocked,
+            monitor=_Monitor(program, mocked),
             project=project,
             stack="dev",
             organization="organization",

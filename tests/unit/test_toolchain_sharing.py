@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from xfarm.toolchain.sharing import Engines, SharedProxy
 
+TYPES = {"aws:sqs/queue:Queue", "aws:ec2/vpc:Vpc"}
 URN = "urn:pulumi:local::{project}::aws:sqs/queue:Queue::queue"
 REFUSED = "no such region"
 
@@ -47,6 +48,8 @@ class Bridge(provider_pb2_grpc.ResourceProviderServicer):
 
     @override
     def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> provider_pb2.CheckResponse:
+        if "ec2Vpc" in request.urn:  # in Terraform it is aws_vpc
+            context.abort(grpc.StatusCode.UNKNOWN, "[pf/tfbridge] unknown resource token: aws:index/ec2Vpc:Ec2Vpc")
         response = provider_pb2.CheckResponse()
         response.inputs["name"] = self.configured[-1]
         return response
@@ -79,7 +82,7 @@ class Plugin:
         self.engines = Engines()
         self.bridges: list[Bridge] = []
         self._serve = serve
-        proxy = SharedProxy(self.engines, self._start, zips, projects)
+        proxy = SharedProxy(self.engines, self._start, zips, TYPES, projects)
         _, self.address = serve(lambda server: server.add_generic_rpc_handlers((proxy,)))
 
     def _start(self) -> grpc.Channel:
@@ -136,6 +139,24 @@ def test_wrong_settings_are_refused_for_each_engine(serve: Serve, plugin: Plugin
     for _ in range(2):
         with pytest.raises(grpc.RpcError, match=REFUSED):
             plugin.attach(engine(serve)[2]).Configure(settings("nowhere"))
+
+
+def test_the_error_for_a_type_with_an_irregular_name_in_terraform_names_the_table(serve: Serve, plugin: Plugin) -> None:
+    stub = plugin.attach(engine(serve)[2])
+    stub.Configure(settings("eu-west-1"))
+    with pytest.raises(
+        grpc.RpcError, match=r"aws_ec2_vpc.*aws:ec2/vpc:Vpc.*_TERRAFORM_NAMES in xfarm/toolchain/aws_types"
+    ):
+        stub.Check(provider_pb2.CheckRequest(urn="urn:pulumi:local::storage::aws:ec2/vpc:Vpc::network"))
+
+
+def test_the_error_for_a_type_that_was_not_found_in_the_programs_says_how_to_write_it(
+    serve: Serve, plugin: Plugin
+) -> None:
+    stub = plugin.attach(engine(serve)[2])
+    stub.Configure(settings("eu-west-1"))
+    with pytest.raises(grpc.RpcError, match=r"aws:ssm/parameter:Parameter .* write it as aws\.MODULE\.CLASS"):
+        stub.Check(provider_pb2.CheckRequest(urn="urn:pulumi:local::storage::aws:ssm/parameter:Parameter::value"))
 
 
 def test_a_message_goes_to_the_engine_of_its_stack_or_to_all_if_it_has_none(serve: Serve, plugin: Plugin) -> None:

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xfarm.paths import ROOT
+
 if TYPE_CHECKING:
     import grpc
 
@@ -49,16 +51,19 @@ def main() -> None:
     from xfarm.toolchain import service  # noqa: PLC0415 - imported while the bridge starts
 
     def register(server: grpc.Server) -> None:
-        from xfarm.toolchain import proxy, sharing  # noqa: PLC0415 - imported once the engine has the port
+        from xfarm.toolchain import aws_types, proxy, sharing  # noqa: PLC0415 - imported once the engine has the port
+
+        # Without a folder of projects, the working directory is that of the engine's project.
+        types = aws_types.types_in_use(Path(*projects), ROOT / "shared")
 
         def start(engine: str) -> grpc.Channel:
-            return proxy.bridge(first.pop() if first else _start(bridge, engine), provider)
+            return proxy.bridge(first.pop() if first else _start(bridge, engine), provider, types)
 
         if projects:
-            handler = sharing.shared_plugin(start, Path(zips), Path(*projects), _kill_bridges)
+            handler = sharing.shared_plugin(start, Path(zips), types, Path(*projects), _kill_bridges)
         else:
             service.exit_on_request(cleanup=_kill_bridges)
-            handler = proxy.Proxy(lambda: start(engine), Path(zips))
+            handler = proxy.Proxy(lambda: start(engine), Path(zips), types)
         server.add_generic_rpc_handlers((handler,))
 
     service.serve(register)

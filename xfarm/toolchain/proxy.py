@@ -22,7 +22,7 @@ from xfarm.toolchain.renaming import Call
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     _Handler = grpc.RpcMethodHandler[bytes, bytes]
 
@@ -34,6 +34,8 @@ _ANSWERED: Final = {
     "Attach": b"",
     "GetPluginInfo": plugin_pb2.PluginInfo(version=version("pulumi-aws")).SerializeToString(),
 }
+_NOT_IN_TERRAFORM: Final = ("unknown resource token", "unknown datasource token")
+"""The bridge's errors for what its provider lacks (`pkg/pf/tfbridge/provider.go` in pulumi-terraform-bridge)."""
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 """The metadata key of gRPC's richer error model; the engine finds the state of a half-created resource in it."""
 
@@ -53,15 +55,17 @@ class Proxy(grpc.GenericRpcHandler):
     Several engines may call at the same time. Engines with the same provider settings share a bridge.
     """
 
-    def __init__(self, start: Callable[[], grpc.Channel], zips: Path) -> None:
+    def __init__(self, start: Callable[[], grpc.Channel], zips: Path, types: Collection[str]) -> None:
         """Start the first bridge.
 
         Args:
             start: Starts a bridge, and opens a channel to it.
             zips: The folder for zip files of code archives.
+            types: The tokens of the types and functions that a bridge includes.
         """
         self._start = start
         self._zips = zips
+        self._types = types
         self._starting = ThreadPoolExecutor()
         self._first = self._starting.submit(start)
         self._configured: dict[bytes, Future[Configured]] = {}
@@ -102,6 +106,7 @@ class Proxy(grpc.GenericRpcHandler):
         message = GetMessageClass(types.input_type).FromString(request)
         folder = self.folder(getattr(message, "urn", ""), context.peer())
         call = Call(method, message, self._zips, configured.region if configured else "", folder)
+        aws_types.require_known(call.token, self._types)
         response = GetMessageClass(types.output_type).FromString(
             _forward(channel, method, message.SerializeToString(), context, call)
         )
@@ -160,7 +165,8 @@ def _abort(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | No
     details = error.details() or ""
     metadata = tuple(error.trailing_metadata() or ())
     if call:
-        details = call.rename_text(details)
+        missing = any(phrase in details for phrase in _NOT_IN_TERRAFORM)
+        details = aws_types.not_in_terraform(call.token) if missing else call.rename_text(details)
         metadata = tuple(
             (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS_KEY else value)
             for key, value in metadata
@@ -181,14 +187,13 @@ def rename_details(status: bytes, call: Call) -> bytes:
     return message.SerializeToString()
 
 
-def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
+def bridge(child: subprocess.Popen[str], provider: str, types: Collection[str]) -> grpc.Channel:
     """Wait until a bridge serves its provider, and return the channel to it.
-
-    Only the types in `aws_types` are included, because loading all of them takes far longer.
 
     Args:
         child: The bridge, which prints its port to standard output.
         provider: The path of Terraform's provider.
+        types: The tokens of the types and functions to include, because loading all of them takes far longer.
 
     Raises:
         UserError: The bridge has ended, or can't load the provider.
@@ -197,7 +202,7 @@ def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
     if not port:
         raise UserError("the Terraform bridge ended at once: see the messages above.")
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=service.CHANNEL_OPTIONS)
-    included = ",".join((*aws_types.RESOURCES, *aws_types.FUNCTIONS))
+    included = ",".join(sorted(map(aws_types.terraform_name, types)))
     request = provider_pb2.ParameterizeRequest(
         args=provider_pb2.ParameterizeRequest.ParametersArgs(
             args=[provider, "--provider-name", "aws", "--include", included]

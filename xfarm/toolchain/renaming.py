@@ -35,6 +35,8 @@ _EMPTY: Final[tuple[object, ...]] = (None, False, 0, "", [], {})
 """Values that one side may leave out and the other write, like the zero values of Terraform's types."""
 _RAW_STATE: Final = "__pulumi_raw_state_delta"
 """The bridge's record of how Terraform wrote the same properties; the two have to match."""
+_UNKNOWN_PROPERTY: Final = ("Missing required argument", "Invalid or unknown key")
+"""The provider's errors for a property that has another name in Terraform (`helper/schema/schema.go` in its SDK)."""
 _DESIRED: Final = ("news", "properties")
 """The fields of Create and Update with the properties that the provider will apply: their code has to be a file."""
 
@@ -53,13 +55,14 @@ class Call:
             folder: The project's folder, which relative paths in its state start from.
 
         Raises:
-            UserError: The request has a type that is not in the table, code that can't be read, or another region.
+            UserError: The request has code that can't be read, or another region.
         """
         urn = getattr(request, "urn", "")
-        self._token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
-        self._to_bridge = aws_types.bridge_properties(self._token)
+        self.token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
+        """The SDK's token of the type or function that is called."""
+        self._to_bridge = aws_types.bridge_properties(self.token)
         self._to_sdk = {bridge: sdk for sdk, bridge in self._to_bridge.items()}
-        self._region = region if aws_types.has_own_region(self._token) else None
+        self._region = region if aws_types.has_own_region(self.token) else None
         self._codes: dict[str, Value] = {}
         self._inputs = _copy(request.inputs) if method == "Read" else Struct()
         self._known = {name: _copy(field) for name, field in _structs(request, _COMPARED)} if method == "Read" else {}
@@ -89,11 +92,13 @@ class Call:
             if self._region and name == "properties":
                 properties["region"] = self._region
             if name in self._known:
-                mirrors = aws_types.mirrors(self._token) - set(self._inputs.fields)
+                mirrors = aws_types.mirrors(self.token) - set(self._inputs.fields)
                 _restore_known(self._known[name], properties, mirrors)
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
-            failure.reason = self.rename_text(failure.reason)
+            unknown = any(phrase in failure.reason for phrase in _UNKNOWN_PROPERTY)
+            hint = f" {aws_types.not_a_property(self.token)}" if unknown else ""
+            failure.reason = self.rename_text(failure.reason) + hint
         if isinstance(response, provider_pb2.DiffResponse):
             self._rename_diff(response)
 
@@ -117,7 +122,7 @@ class Call:
 
     def _fill_in_name(self, request: Any) -> None:  # noqa: ANN401 - CheckRequest
         """Fill in the physical name that `pulumi_aws` promises when the program gives none: logical name, 7 digits."""
-        key = aws_types.physical_name(self._token)
+        key = aws_types.physical_name(self.token)
         if key is None or key in request.news.fields:
             return
         if key in request.olds.fields:

@@ -19,7 +19,7 @@ from xfarm.toolchain import service
 from xfarm.toolchain.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 
@@ -85,8 +85,10 @@ def _stack(urn: str) -> str:
 class SharedProxy(Proxy):
     """A plugin that several engines attach to."""
 
-    def __init__(self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, projects: Path) -> None:
-        super().__init__(start, zips)
+    def __init__(
+        self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, types: Collection[str], projects: Path
+    ) -> None:
+        super().__init__(start, zips, types)
         self._engines = engines
         self._projects = projects
 
@@ -103,13 +105,18 @@ class SharedProxy(Proxy):
 
 
 def shared_plugin(
-    start: Callable[[str], grpc.Channel], zips: Path, projects: Path, cleanup: Callable[[], None]
+    start: Callable[[str], grpc.Channel],
+    zips: Path,
+    types: Collection[str],
+    projects: Path,
+    cleanup: Callable[[], None],
 ) -> SharedProxy:
     """Return a plugin for several engines; the process exits when standard input is closed and all engines have ended.
 
     Args:
         start: Starts a bridge for the engine at an address, and opens a channel to it.
         zips: The folder for zip files of code archives.
+        types: The tokens of the types and functions that a bridge includes.
         projects: The folder with the projects, each in a folder of its name.
         cleanup: Called before the exit.
     """
@@ -119,4 +126,4 @@ def shared_plugin(
     engine_pb2_grpc.add_EngineServicer_to_server(engines, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, projects)
+    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, types, projects)

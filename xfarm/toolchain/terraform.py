@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION: Final = "5.100.0"
-"""The version whose schema `xfarm/toolchain/aws_types.py` was compared with."""
+"""The version whose schema the tables of `xfarm/toolchain/aws_types.py` were compared with."""
 FOLDER_VARIABLE: Final = "XFARM_TERRAFORM_PLUGINS"
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
