@@ -176,4 +176,4 @@ def undisturbed(emulated: Checkout) -> tuple[dict[str, list[str]], dict[str, flo
 def test_whenever_it_is_killed_the_same_command_comes_to_the_same_end(
     small: Checkout, seed: int, undisturbed: tuple[dict[str, list[str]], dict[str, float]]
 ) -> None:
-    stress.survive(small, seed, *undisturbed)
+    stress.kill_and_finish(small, seed, *undisturbed)

@@ -78,7 +78,7 @@ class Checkout:
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
 
     def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command, as `python -m` does, and return what came of it."""
+        """Run a module of the copy, as `python -m` does, and return its output."""
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=self.root,
