@@ -1,4 +1,4 @@
-"""A resource of a type that no stack has used is added by its declaration in the stack, and by nothing else."""
+"""A resource of a new type needs only its declaration in the stack."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     checkout.emulator.stop()
 
 
-def test_a_resource_is_added_by_its_declaration_and_removed_with_it(checkout: Checkout) -> None:
+def test_a_resource_is_created_with_its_declaration_and_deleted_without_it(checkout: Checkout) -> None:
     def run(command: str, *arguments: str) -> str:
         done = checkout.run(command, "--only", "storage", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -42,7 +42,7 @@ def test_a_resource_is_added_by_its_declaration_and_removed_with_it(checkout: Ch
     assert tables() == ["added"]
     for refresh in ((), ("--refresh",)):
         assert "storage no change" in run("preview", *refresh)
-    # Only the state still has the type now.
+    # Now the type is only in the state.
     program.write_text(before, encoding="utf-8")
     run("deploy")
     assert tables() == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import HANGS_S, Checkout
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -55,7 +55,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANGS_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
     finally:
         os.close(ours)
@@ -87,19 +87,19 @@ def test_the_commands_that_operate_and_the_demo(deployed: Checkout) -> None:
 
 
 def watch(checkout: Checkout, command: str) -> None:
-    """Run a command that serves until Ctrl-C, and press that as soon as it serves."""
-    # Python hands an ignored signal on to its children, and pytest ignores this one where it runs in the background.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Run a command that serves until Ctrl-C, and press Ctrl-C as soon as it serves."""
+    # Child processes inherit an ignored signal, and pytest ignores SIGINT when it runs in the background.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with subprocess.Popen(
             command.split(), cwd=checkout.root, env=activated(checkout), stdout=subprocess.PIPE, text=True
         ) as serving:
             for line in serving.stdout or ():
-                if "shows it" in line:
+                if line.startswith("Serving"):
                     serving.send_signal(signal.SIGINT)
         assert serving.returncode == 0
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_the_commands_by_hand(deployed: Checkout) -> None:

@@ -97,7 +97,7 @@ def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checko
     preview = deployed.run("preview", "--refresh", **somebody)
     assert preview.returncode == 0, preview.stdout + preview.stderr
     assert "no change" in preview.stdout
-    assert aws.asked == []
+    assert aws.requests == []
 
 
 def test_each_stack_is_an_ordinary_pulumi_project(deployed: Checkout) -> None:
@@ -199,4 +199,4 @@ def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
     assert "xFarmLambdaRole" not in str(deployed.client("iam").list_roles()["Roles"])
     again = deployed.run("destroy")
     assert again.returncode == 0
-    assert "Nothing is there" in again.stdout
+    assert "Nothing to destroy" in again.stdout

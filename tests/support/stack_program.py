@@ -1,4 +1,4 @@
-"""Runs a stack's program under Pulumi's mocks, for tests of what it declares."""
+"""Runs a stack's program under Pulumi's mocks, and returns what it declares."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ Properties = dict[str, Any]
 
 @dataclass
 class Program:
-    """What a stack's program declared."""
+    """What a stack's program has declared."""
 
     resources: dict[str, Properties] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
@@ -32,13 +32,13 @@ class Program:
     references: list[str] = field(default_factory=list)
     outputs: Properties = field(default_factory=dict)
 
-    def document(self, resource: str, property_name: str) -> Any:  # noqa: ANN401  a JSON document
-        """Return a property that holds a JSON document as what it says."""
+    def document(self, resource: str, property_name: str) -> Any:  # noqa: ANN401 - any JSON
+        """Return a property that is a JSON document, parsed."""
         return json.loads(self.resources[resource][property_name])
 
 
 class Answers:
-    """What the mocks answer to a program in place of AWS."""
+    """The mocks' responses to a program."""
 
     account = ACCOUNT
 
@@ -79,7 +79,7 @@ class _Monitor(mocks.MockMonitor):
         super().__init__(mocked)
         self._program = program
 
-    def RegisterResource(  # noqa: N802  gRPC's name
+    def RegisterResource(  # noqa: N802 - gRPC's name
         self, request: resource_pb2.RegisterResourceRequest
     ) -> resource_pb2.RegisterResourceResponse:
         self._program.dependencies[request.name] = sorted(urn.rpartition("::")[2] for urn in request.dependencies)
@@ -87,7 +87,7 @@ class _Monitor(mocks.MockMonitor):
             self._program.protected.append(request.name)
         return super().RegisterResource(request)
 
-    def RegisterResourceOutputs(  # noqa: N802  gRPC's name
+    def RegisterResourceOutputs(  # noqa: N802 - gRPC's name
         self, request: resource_pb2.RegisterResourceOutputsRequest
     ) -> empty_pb2.Empty:
         self._program.outputs.update(json_format.MessageToDict(request.outputs))
@@ -106,10 +106,10 @@ def run(
 
     Args:
         project: The project's name.
-        settings: What differs from the defaults in its ``Pulumi.yaml``, without the project's prefix.
-        upstream: What each upstream project exports; nothing where it was never deployed.
-        preview: Whether this is a preview rather than an update.
-        answers: What is answered in place of AWS, if it is not to be like AWS's.
+        settings: The settings that differ from the defaults in its `Pulumi.yaml`, without the project's prefix.
+        upstream: The outputs of each upstream project; none for a project that was never deployed.
+        preview: Whether this is a preview, not an update.
+        answers: The mocks' responses, if they differ from the default.
     """
     program = Program()
     mocked = _Mocks(program, upstream or {}, answers or Answers())
@@ -128,7 +128,7 @@ def run(
             organization="organization",
             preview=preview,
         )
-        # The mocks make a stack of their own, in whose place the program's comes.
+        # The mocks create a stack, which the program's stack replaces.
         set_root_resource(None)  # pyrefly: ignore[bad-argument-type]
         set_all_config({f"{project}:{key}": value for key, value in values.items()})
         await run_in_stack(program_file)
@@ -138,7 +138,7 @@ def run(
             asyncio.run(execute())
     finally:
         SETTINGS.outputs.clear()  # pyrefly: ignore[missing-attribute]
-        # The SDK leaves futures behind; collected in the midst of pytest's rewriting, they break its parser.
+        # The SDK leaves futures behind. If they are collected while pytest rewrites a module, they break its parser.
         gc.collect()
     return program
 

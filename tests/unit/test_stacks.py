@@ -1,4 +1,4 @@
-"""What the three programs declare, under Pulumi's mocks."""
+"""What the stacks' programs declare, under Pulumi's mocks."""
 
 import importlib
 import json
@@ -202,7 +202,7 @@ class TestCompute:
     @pytest.mark.parametrize("looked_for", ["timeout", "timeoutSeconds", "consumerTimeoutSeconds"])
     def test_who_sets_a_timeout_here_is_told_where_it_is(self, looked_for: str) -> None:
         with pytest.raises(
-            pulumi.RunError, match=f"compute:{looked_for} is no setting: .*messaging:consumerTimeoutSeconds"
+            pulumi.RunError, match=f"compute:{looked_for} is not a setting: .*messaging:consumerTimeoutSeconds"
         ):
             stack_program.run("compute", {looked_for: "120"}, upstream=UPSTREAM)
 

@@ -1,4 +1,4 @@
-"""What the stacks don't ask of the registry-built AWS plugin: names left out, code in a folder, other functions."""
+"""Features of the registry-built AWS plugin that the stacks don't use: no names, code in a folder, more functions."""
 
 import json
 import os
@@ -7,17 +7,17 @@ import pulumi
 import pulumi_aws as aws
 
 if os.environ.get("FAIL"):
-    raise ValueError("as asked")
+    raise ValueError("test failure")
 
 
 def allow(service: str, action: str, resource: str) -> str:
-    """A policy document, with the spaces that `json.dumps` writes."""
+    """Return a policy document, with the spaces that `json.dumps` writes."""
     statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": action, "Resource": resource}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def encrypted_only(arn: str) -> str:
-    """A bucket policy, as the provider's own data source writes it."""
+def https_only(arn: str) -> str:
+    """Return a bucket policy that allows only HTTPS, as the provider's data source writes it."""
     statement = aws.iam.GetPolicyDocumentStatementArgs(
         effect="Deny",
         actions=["s3:*"],
@@ -33,7 +33,7 @@ def encrypted_only(arn: str) -> str:
 
 
 bucket = aws.s3.Bucket("Bucket", force_destroy=True, tags={"kind": "test"})
-aws.s3.BucketPolicy("bucketPolicy", bucket=bucket.id, policy=bucket.arn.apply(encrypted_only))
+aws.s3.BucketPolicy("bucketPolicy", bucket=bucket.id, policy=bucket.arn.apply(https_only))
 
 dead = aws.sqs.Queue("dead", message_retention_seconds=1209600)
 reports = aws.sqs.Queue("reports")

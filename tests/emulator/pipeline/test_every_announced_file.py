@@ -52,7 +52,7 @@ def results(driver: Driver) -> dict[str, str]:
 
 
 def test_files_keep_coming_while_the_prefix_changes_there_and_back(driver: Driver) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     dropped: list[str] = []
 
     def drop(prefix: str, when: str) -> None:
@@ -63,13 +63,13 @@ def test_files_keep_coming_while_the_prefix_changes_there_and_back(driver: Drive
     put(driver, shared := ["inputs/drop/shared.csv"])
     driver.assert_idle()
     for number, (now, then) in enumerate([("inputs/", "drop/"), ("drop/", "inputs/")]):
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         drop(now, f"{number}-in-flight")
         notify(driver, then)
         drop(then, f"{number}-before-the-function-knows")
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         drop(then, f"{number}-while-it-is-told")
         if then == "drop/":
             put(driver, [another := "drop/shared.csv"])
@@ -79,7 +79,7 @@ def test_files_keep_coming_while_the_prefix_changes_there_and_back(driver: Drive
         drop(now, f"{number}-late")
         notify(driver, then)
         tell_function(driver, then)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
         drop(then, f"{number}-afterwards")
         driver.assert_idle()
@@ -136,7 +136,7 @@ def test_send_finds_the_results_of_keys_as_long_and_as_odd_as_they_may_be(driver
 
 
 def test_a_dead_letter_with_control_characters_in_its_key_is_shown(driver: Driver) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     driver.deny_reading("*")
     put(driver, ["inputs/a\x01\nb.csv"])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)
@@ -156,7 +156,7 @@ def test_an_archived_file_is_dead_after_its_attempts_and_says_why_and_is_process
     capsys: pytest.CaptureFixture[str],
     storage_class: Literal["GLACIER", "DEEP_ARCHIVE"],
 ) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     s3, place = boto3.client("s3"), {"Bucket": driver.pipeline.bucket_name, "Key": "inputs/archived.csv"}
     s3.put_object(**place, Body=b"a\n1\n", StorageClass=storage_class)
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)

@@ -30,13 +30,13 @@ def files(number: int) -> dict[str, bytes]:
 
 def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) -> None:
     contents = files(1000)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     bodies = driver.take(len(contents))
     # SQS and S3 promise to deliver at least once, and no order.
     bodies += RANDOM.sample(bodies, 400)
     RANDOM.shuffle(bodies)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(bodies)
     driver.assert_complete(contents)
     handled = [line for line in driver.logged() if line["outcome"] != "test_event"]
@@ -46,7 +46,7 @@ def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) ->
 
 @pytest.mark.parametrize("fault", ["reading is denied", "the function crashes"])
 def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(50)
     function, name = boto3.client("lambda"), driver.pipeline.function_name
     if fault == "reading is denied":
@@ -58,7 +58,7 @@ def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
     else:
         function.update_function_configuration(FunctionName=name, Handler="lambda_function.renamed")
         driver.upload(contents)
-        eventually(lambda: driver.last_feeding() == "FAILED")
+        eventually(lambda: driver.last_processing_result() == "FAILED")
         assert driver.results() == set()
         function.update_function_configuration(FunctionName=name, Handler="lambda_function.handler")
     driver.assert_complete(contents)
@@ -67,7 +67,7 @@ def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
 def test_what_fails_for_good_waits_in_the_dead_letter_queue_and_can_be_put_back(
     driver: Driver, console: Console
 ) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(90) | {f"refused-{number}.csv": f"x\n{number}\n".encode() for number in range(10)}
     refused = {name for name in contents if name.startswith("refused")}
     driver.deny_reading("refused-*")
@@ -86,21 +86,21 @@ def test_what_fails_for_good_waits_in_the_dead_letter_queue_and_can_be_put_back(
 
 def test_files_that_come_while_nothing_is_fed_to_the_function(driver: Driver) -> None:
     contents = files(200)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
     assert driver.results() == set()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.assert_complete(contents)
 
 
 def test_the_emulator_is_stopped_with_files_on_their_way(driver: Driver) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(400)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     eventually(driver.results)
     driver.emulator.stop()  # and with it, at once, the function
     driver.emulator.start()
@@ -110,10 +110,10 @@ def test_the_emulator_is_stopped_with_files_on_their_way(driver: Driver) -> None
 
 
 def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     contents = {f"neighbour-{number}.csv": f"a\n{number}\n".encode() for number in range(20)}
     contents |= {"empty.csv": b"", "beside-an-unknown-event.csv": b"a\n"}
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents | {"gone.csv": b"a\n"})
     events = {json.loads(body)["Records"][0]["s3"]["object"]["key"]: json.loads(body) for body in driver.take(23)}
     key = f"{driver.pipeline.input_prefix}gone.csv"
@@ -145,7 +145,7 @@ def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) 
         json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": driver.pipeline.bucket_name}),
         json.dumps(changed("key", "elsewhere/file.csv")),
     ]
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     ids = driver.send([*poison, *harmless, *map(json.dumps, events.values())])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting >= len(poison))
     driver.assert_idle()
@@ -163,14 +163,14 @@ def test_the_newest_of_two_versions_wins_in_whatever_order_they_are_told_of(
 ) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for body in (b"a\nolder\n", b"a\nnewer\n"):
         driver.upload({"file.csv": body})
     events = sorted(driver.take(2), key=driver.sequencer)
     newest = driver.sequencer(events[1])
     if order == "reversed":
         events.reverse()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     for event in events:
         driver.send([event])
         driver.assert_idle()
@@ -182,12 +182,12 @@ def test_the_newest_of_two_versions_wins_in_whatever_order_they_are_told_of(
 def test_the_newest_of_many_versions_wins_where_many_are_processed_at_once(driver: Driver, *, versioned: bool) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for number in range(50):
         driver.upload({"file.csv": f"a\n{number}\n".encode()})
     events = driver.take(50)
     RANDOM.shuffle(events)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(events)
     driver.assert_idle()
     driver.assert_complete({"file.csv": b"a\n49\n"})

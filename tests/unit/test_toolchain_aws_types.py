@@ -1,4 +1,4 @@
-"""Which AWS types the bridge is started with, so that nobody has to list them."""
+"""The AWS types that the bridge includes, found in the programs and the state."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from xfarm.toolchain.aws_types import types_in_use
         ("aws.iam.get_policy_document(statements=[])", "aws:iam/getPolicyDocument:getPolicyDocument"),
     ],
 )
-def test_a_type_is_found_where_a_program_names_it(line: str, token: str, tmp_path: Path) -> None:
+def test_a_type_is_found_in_a_program(line: str, token: str, tmp_path: Path) -> None:
     source = tmp_path / "project" / "module.py"
     source.parent.mkdir()
     source.write_text(f"import pulumi_aws as aws\n{line}\n", encoding="utf-8")
@@ -37,7 +37,7 @@ def test_every_type_that_the_stacks_declare_is_found_in_their_sources(settings: 
         assert set(program.types.values()) <= found
 
 
-def test_a_type_that_only_the_state_still_has_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_type_that_is_only_in_the_state_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = "aws:ssm/parameter:Parameter"
     state = tmp_path / "a state" / ".pulumi" / "stacks" / "storage" / "local.json"
     state.parent.mkdir(parents=True)
@@ -47,9 +47,7 @@ def test_a_type_that_only_the_state_still_has_is_found_there(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("url", ["", "s3://{}"])
-def test_a_state_that_is_not_in_a_folder_is_not_looked_for(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_that_is_not_in_a_folder_is_not_read(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = tmp_path / ".pulumi" / "stacks" / "local.json"
     state.parent.mkdir(parents=True)
     state.write_text('{"type": "aws:ssm/parameter:Parameter"}', encoding="utf-8")
