@@ -158,7 +158,9 @@ event_source_mapping = aws.lambda_.EventSourceMapping(
     batch_size=settings.whole_number("batchSize", at_least=1, at_most=10),
     # A throttled message uses up a receive when its visibility timeout has passed. With a maximum concurrency, Lambda
     # receives no more than it can process ("Configuring scaling behavior for SQS event source mappings").
-    scaling_config={"maximum_concurrency": maximum_concurrency} if maximum_concurrency else None,
+    scaling_config=aws.lambda_.EventSourceMappingScalingConfigArgs(maximum_concurrency=maximum_concurrency)
+    if maximum_concurrency
+    else None,
     function_response_types=["ReportBatchItemFailures"],
     # Lambda refuses to create the mapping before the role may read the queue.
     opts=pulumi.ResourceOptions(depends_on=[consume_queue]),
