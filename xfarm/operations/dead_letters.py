@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from xfarm.operations.pipeline import Pipeline
 
 HIDDEN_S: Final = 60
-"""The visibility timeout, in seconds: so long the messages stay hidden if this process is killed while it reads them."""
+"""The visibility timeout of a received message, in seconds, which ends early unless this process is killed."""
 
 WAIT_S: Final = 1
 """How long, in seconds, a receive waits for a message.

@@ -90,5 +90,5 @@ def counts(queue_url: str) -> Counts:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters escaped, as anybody can choose a key that contains commands for a terminal."""
+    """Return `text` with control characters escaped: anybody can choose a key, and a terminal would obey them."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
