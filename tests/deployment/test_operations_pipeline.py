@@ -45,7 +45,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
 
 @pytest.fixture
 def quiet(pipeline: Pipeline, request: pytest.FixtureRequest) -> Pipeline:
-    """Return a pipeline whose function gets no files, with folders, a dead-letter queue and a log group for one test."""
+    """Return a pipeline whose function gets no files, with folders, dead letters and logs for one test."""
     name = request.node.name[:80]  # the longest name in SQS ("Amazon SQS standard queue quotas")
     dead_url, dead_arn = queue(name)
     boto3.client("logs").create_log_group(logGroupName=name)
