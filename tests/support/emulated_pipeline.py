@@ -1,6 +1,6 @@
-"""The pipeline on a private emulator, made by the API within a second from what the stacks' programs declare.
+"""The pipeline on a private emulator, created with boto3 within a second from what the stack programs declare.
 
-The engine and the provider, which take a minute, have tests of their own in tests/deployment.
+Deployments with Pulumi's engine and the AWS provider take a minute and have their own tests in `tests/deployment`.
 """
 
 import io
@@ -32,11 +32,11 @@ def process(source, body):
         raise RuntimeError("as the test wants it")
     return _process(source, body)
 """
-"""Code to add to the function's `process`, for files that can't be processed until it is mended."""
+"""Code to append to the module `process`: it makes files fail until the function's own code is restored."""
 
 
 class EnforcingEmulator(Emulator):
-    """An emulator that asks the policies before it does anything, as AWS does."""
+    """An emulator that enforces policies, as AWS does."""
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"AUTH": "true"}
@@ -44,7 +44,7 @@ class EnforcingEmulator(Emulator):
 
 @contextmanager
 def running(emulator: Emulator) -> Iterator[Emulator]:
-    """Run an emulator, with boto3 pointed at it and at nothing else."""
+    """Run an emulator, and point boto3 at it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
@@ -62,12 +62,12 @@ def running(emulator: Emulator) -> Iterator[Emulator]:
 
 
 def private_emulator(directory: Path) -> Emulator:
-    """Return an emulator of this directory's own that enforces policies."""
+    """Return an emulator that enforces policies and has its data in a directory."""
     return EnforcingEmulator(directory, free_port())
 
 
 def lambda_zip(**additions: str) -> bytes:
-    """Return the function's code, with text added to the modules named."""
+    """Return the function's code as a zip file, with text appended to some modules."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for source in (ROOT / "lambda_code").glob("*.py"):
@@ -82,12 +82,12 @@ def _declared() -> str:
         stack_program.run("messaging", upstream=UPSTREAM),
         stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM),
     ]
-    # The archive of the code is no JSON, and is made anew.
+    # The archive of the code is not JSON; `lambda_zip` makes another one.
     return json.dumps({name: each for program in programs for name, each in program.resources.items()}, default=str)
 
 
 def declared(account: str) -> dict[str, Properties]:
-    """Return the resources of all stacks, by name, with one account's ARNs in place of the mocks'."""
+    """Return the resources of all stacks, by name, with the ARNs of an account instead of those of the mocks."""
     text = _declared()
     for mocked, real in (
         ("arn:aws:sqs:::", f"arn:aws:sqs:{REGION}:{ACCOUNT}:"),
@@ -95,20 +95,20 @@ def declared(account: str) -> dict[str, Properties]:
         (STORAGE["bucket_name"], f"bucket-{account}"),
     ):
         text = text.replace(mocked, real)
-    # Pulumi has floats only, and AWS no use for them.
+    # Pulumi's numbers are all floats; AWS expects integers.
     return json.loads(text, parse_float=lambda number: int(float(number)))
 
 
 def make(
     *, visibility_s: int, receives: int | None = None, code: bytes | None = None, timeout_s: int | None = None
 ) -> Pipeline:
-    """Make the pipeline in the account that boto3 is pointed at, as the stacks do.
+    """Create the pipeline as the stacks do, in the account that boto3 is pointed at.
 
     Args:
-        visibility_s: In place of the visibility timeout, which is too long to wait for.
-        receives: In place of the receives after which a message is a dead letter, if given.
-        code: In place of the function's own code, if given.
-        timeout_s: In place of the function's timeout, if given.
+        visibility_s: The visibility timeout; that of the stacks is too long to wait for.
+        receives: The receives after which a message is a dead letter; by default as in the stacks.
+        code: The function's code; by default as in the stacks.
+        timeout_s: The function's timeout; by default as in the stacks.
     """
     resources = declared(boto3.client("sts").get_caller_identity()["Account"])
     dead_url = boto3.client("sqs").create_queue(
@@ -152,18 +152,18 @@ def make(
 
 
 def _make_bucket(resources: dict[str, Properties]) -> None:
-    # Without the bucket's policy: it refuses plain HTTP, and the emulator speaks nothing else.
+    # Without the bucket policy, which refuses plain HTTP: the emulator has nothing else.
     s3, name = boto3.client("s3"), resources["bucket"]["bucket"]
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
-    (told,) = resources["bucket-notification"]["queues"]
+    (queue,) = resources["bucket-notification"]["queues"]
     s3.put_bucket_notification_configuration(
         Bucket=name,
         NotificationConfiguration={
             "QueueConfigurations": [
                 {
-                    "QueueArn": told["queueArn"],
-                    "Events": told["events"],
-                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": told["filterPrefix"]}]}},
+                    "QueueArn": queue["queueArn"],
+                    "Events": queue["events"],
+                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": queue["filterPrefix"]}]}},
                 }
             ]
         },
@@ -171,7 +171,7 @@ def _make_bucket(resources: dict[str, Properties]) -> None:
 
 
 def _make_function(resources: dict[str, Properties], code: bytes, timeout_s: int | None) -> str:
-    """Make the role, the function and what feeds it; return the id of the last."""
+    """Create the role, the function and the event source mapping, and return the id of the last."""
     iam, role, function = boto3.client("iam"), resources["role"], resources["function"]
     arn = iam.create_role(RoleName=role["name"], AssumeRolePolicyDocument=role["assumeRolePolicy"])["Role"]["Arn"]
     for name in ("role-makes-no-log-groups", "role-consume-queue", "role-s3-scoped-access"):
