@@ -1,6 +1,7 @@
 """The function that processes the files, its role and what feeds it."""
 
 from pathlib import Path
+from typing import Final
 
 import pulumi
 import pulumi_aws as aws
@@ -12,7 +13,7 @@ from shared.outputs import ComputeOutputs, MessagingOutputs, StorageOutputs
 from shared.tags import tags
 
 # Relative, as Pulumi keeps the paths in its state: so a different checkout shows no change.
-LAMBDA_CODE = Path("../../lambda_code")
+LAMBDA_CODE: Final = Path("../../lambda_code")
 
 settings.refuse("timeout", "timeoutSeconds", "consumerTimeoutSeconds", instead="messaging:consumerTimeoutSeconds")
 

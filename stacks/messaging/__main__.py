@@ -1,5 +1,7 @@
 """The queue between the bucket and the function, its dead-letter queue, and the bucket's notification."""
 
+from typing import Final
+
 import pulumi
 import pulumi_aws as aws
 
@@ -9,11 +11,11 @@ from shared.json_document import json_document
 from shared.outputs import MessagingOutputs, StorageOutputs
 from shared.tags import tags
 
-DAY = 24 * 60 * 60
-RETENTION = 4 * DAY
+DAY_S: Final = 24 * 60 * 60
+RETENTION_S: Final = 4 * DAY_S
 # The longest that SQS allows ("Amazon SQS message quotas"). It counts from the upload, not from the move to the
 # dead-letter queue ("Setting-up dead-letter queue retention in Amazon SQS").
-DEAD_LETTER_RETENTION = 14 * DAY
+DEAD_LETTER_RETENTION_S: Final = 14 * DAY_S
 
 storage = StorageOutputs.read()
 
@@ -28,7 +30,7 @@ max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
     name=names.DEAD_LETTER_QUEUE,
-    message_retention_seconds=DEAD_LETTER_RETENTION,
+    message_retention_seconds=DEAD_LETTER_RETENTION_S,
     sqs_managed_sse_enabled=True,
     tags=tags(),
 )
@@ -36,7 +38,7 @@ dead_letter_queue = aws.sqs.Queue(
 main_queue = aws.sqs.Queue(
     "main-queue",
     name=names.MAIN_QUEUE,
-    message_retention_seconds=RETENTION,
+    message_retention_seconds=RETENTION_S,
     receive_wait_time_seconds=20,
     # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
     # again ("Creating and configuring an Amazon SQS event source mapping").
@@ -123,9 +125,9 @@ alarm(
     statistic="Maximum",
     dimensions={"QueueName": dead_letter_queue.name},
     # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), but the
-    # retention from the upload, up to `RETENTION` earlier. The maximum leaves a day to act.
+    # retention from the upload, up to `RETENTION_S` earlier. The maximum leaves a day to act.
     threshold=settings.whole_number(
-        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION - RETENTION - DAY
+        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION_S - RETENTION_S - DAY_S
     ),
     topic_arn=alarms.arn,
 )
@@ -137,7 +139,7 @@ alarm(
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": main_queue.name},
-    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION),
+    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION_S),
     topic_arn=alarms.arn,
 )
 

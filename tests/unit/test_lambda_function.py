@@ -485,7 +485,7 @@ def test_a_refusal_by_s3_is_a_failure(account: Account, operation: str, status: 
     assert (line["level"], line["outcome"]) == ("ERROR", "failed")
     assert code in str(line["error"])
     assert ("reason" in line) is (operation == "GetObject" and code != "Other")
-    assert "outputs/a.json" not in account.keys()  # noqa: SIM118
+    assert "outputs/a.json" not in account.keys()  # noqa: SIM118 - not a dict's
 
 
 USER = "User: arn:aws:sts::123456789012:assumed-role/role/function is not authorized to perform:"
@@ -630,7 +630,7 @@ def sleep(*_: object, **__: object) -> None:
 
 
 def catch_exceptions(*_: object, **__: object) -> None:
-    for attempt in range(2):  # noqa: B007
+    for attempt in range(2):  # noqa: B007 - counts the attempts
         try:
             time.sleep(LONG_S)
         except Exception:  # noqa: BLE001, S112 - so does a careless `process`
@@ -745,7 +745,7 @@ def test_a_signal_outside_of_the_work_on_a_file_interrupts_nothing(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account.put("inputs/a", b"x")
-    log, setitimer = lambda_function._log, signal.setitimer  # noqa: SLF001
+    log, setitimer = lambda_function._log, signal.setitimer  # noqa: SLF001 - it is replaced below
 
     def ring_and(action: Callable[..., object]) -> Callable[..., None]:
         def ringing(*arguments: object, **facts: object) -> None:

@@ -115,7 +115,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         ({}, False),
     ],
 )
-def test_a_result_belongs_to_an_upload_by_key_etag_and_version(document: dict[str, Any], belongs: bool) -> None:  # noqa: FBT001
+def test_a_result_belongs_to_an_upload_by_key_etag_and_version(document: dict[str, Any], belongs: bool) -> None:  # noqa: FBT001 - a parameter of the test
     assert send.is_of(document, UPLOAD) is belongs
 
 
@@ -137,7 +137,7 @@ LETTER = dead_letters.DeadLetter(
 )
 def test_a_dead_letter_belongs_to_an_upload_by_key_etag_version_and_time(
     letter: dead_letters.DeadLetter,
-    belongs: bool,  # noqa: FBT001
+    belongs: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     assert send.is_about(letter, UPLOAD) is belongs
 

@@ -9,7 +9,7 @@ from tests.support import stack_program
 from tests.support.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM
 from xfarm.orchestrator.graph import dependencies
 
-DAY = 24 * 60 * 60
+DAY_S = 24 * 60 * 60
 
 
 @pytest.mark.parametrize("project", dependencies())
@@ -89,9 +89,9 @@ class TestMessaging:
         main, dead = program.resources["main-queue"], program.resources["dead-letter-queue"]
         assert main["name"] == "xFarmMainQueue"
         assert main["receiveWaitTimeSeconds"] == 20
-        assert main["messageRetentionSeconds"] == 4 * DAY
+        assert main["messageRetentionSeconds"] == 4 * DAY_S
         assert dead["name"] == "xFarmDeadLetterSqs"
-        assert dead["messageRetentionSeconds"] == 14 * DAY
+        assert dead["messageRetentionSeconds"] == 14 * DAY_S
         assert main["sqsManagedSseEnabled"] is dead["sqsManagedSseEnabled"] is True
 
     def test_failing_messages_go_to_the_dead_letter_queue_and_only_those_of_the_main_queue(self) -> None:
@@ -245,7 +245,7 @@ def test_an_alarm_is_triggered_at_its_setting_and_not_by_missing_data(
 def test_the_alarm_for_old_dead_letters_leaves_three_days_to_act() -> None:
     resources = stack_program.run("messaging", upstream=UPSTREAM).resources
     main, dead = (resources[name]["messageRetentionSeconds"] for name in ("main-queue", "dead-letter-queue"))
-    assert dead - main - resources["dead-letter-age-alarm"]["threshold"] == 3 * DAY
+    assert dead - main - resources["dead-letter-age-alarm"]["threshold"] == 3 * DAY_S
 
 
 def test_alarms_are_mailed_if_an_address_is_set() -> None:
@@ -266,7 +266,7 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
         ("storage", "inputPrefix", "outputs/new/", "not inside another"),
         ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
         ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
-        ("messaging", "deadLetterAgeAlarmSeconds", str(9 * DAY + 1), f"from 1 to {9 * DAY}"),
+        ("messaging", "deadLetterAgeAlarmSeconds", str(9 * DAY_S + 1), f"from 1 to {9 * DAY_S}"),
         ("compute", "batchSize", "11", "from 1 to 10"),
         ("compute", "maximumConcurrency", "1", "from 2 to 1000, or 0 for no maximum"),
         ("compute", "maximumConcurrency", "1001", "from 2 to 1000, or 0 for no maximum"),

@@ -171,7 +171,7 @@ SHARES = {0.25: 3, 0.5: 4, 0.9: 5}
 @pytest.mark.parametrize("throttled", [False, True], ids=["", "every second call throttled"])
 def test_none_of_300_good_files_is_dead_after_another_file_fails_five_times(
     emulator: Emulator,
-    throttled: bool,  # noqa: FBT001
+    throttled: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     contents = files(300)
     processes = [SLOW.format(seconds=share * PROMISED_S) for share in SHARES]
