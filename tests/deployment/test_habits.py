@@ -202,18 +202,21 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Acc
         checkout = checkouts[story]
         (checkout.root / "impatient.py").write_text(IMPATIENT, encoding="utf-8")
         assert checkout.run("emulator", "start").returncode == 0
-        with between(checkout, "storage", "messaging", "compute") as proxy:
+        # As many as the provider has by default: several habits may meet one request.
+        with between(checkout, "storage", "messaging", "compute", retries=25) as proxy:
             met = {habit: habit(checkout.client) for habit in STORIES[story]}
             proxy.habits = list(met.values())
             account = Account(checkout, proxy, met)
             story(account)
             return account
 
-    with ThreadPoolExecutor() as pool:
-        lived = list(pool.map(live, STORIES))
-    yield {story.__name__: account for story, account in zip(STORIES, lived, strict=True)}
-    for checkout in checkouts.values():
-        checkout.emulator.stop()
+    try:
+        with ThreadPoolExecutor() as pool:
+            lived = list(pool.map(live, STORIES))
+        yield {story.__name__: account for story, account in zip(STORIES, lived, strict=True)}
+    finally:
+        for checkout in checkouts.values():
+            checkout.emulator.stop()
 
 
 EACH = [(story.__name__, habit) for story, listed in STORIES.items() for habit in listed]

@@ -1,4 +1,4 @@
-"""One emulator for all tests of this folder, and in it an account for each."""
+"""One emulator for the tests in this folder, with an account for each of them."""
 
 import io
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def driver(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """The pipeline in an account of the test's own, its function started."""
+    """Create the pipeline in a new account, and start its function."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    # The emulator takes twelve digits for the account's own root.
+    # The emulator takes an access key of twelve digits for the root user of that account.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
     driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
-    eventually(driver.logged)  # S3's test message comes first
+    eventually(driver.logged)  # until S3's test message has been processed
     yield driver
     driver.remove()
 
