@@ -112,7 +112,10 @@ def _create(s3: "S3Client", bucket: str, region: str) -> None:
 
 
 def _secure(s3: "S3Client", bucket: str, owner: str) -> None:
-    """Turn on versioning and encryption, and forbid public access and plain HTTP, if the bucket belongs to `owner`."""
+    """Turn on versioning and encryption, and forbid public access and plain HTTP.
+
+    Each call fails if the bucket does not belong to `owner`.
+    """
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={
