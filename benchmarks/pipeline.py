@@ -3,16 +3,16 @@
 Uploads, emulator and functions share the CPUs of one machine, so compare the figures with each other, not with AWS.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -22,17 +22,21 @@ from urllib.parse import quote_plus
 
 import boto3
 import pytest
-from rich.console import Console
 
 from benchmarks.figures import percentile, table
 from tests.support.driver import Driver
 from tests.support.emulated_pipeline import create_pipeline, declared, private_emulator, running
 from tests.support.waiting import eventually
-from xfarm.operations.pipeline import Pipeline
 from xfarm.paths import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
     from mypy_boto3_s3 import S3Client
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -124,7 +128,7 @@ class Duration:
     cpu_s: float
 
     @classmethod
-    def average(cls, files: Sequence["Duration"]) -> "Duration":
+    def average(cls, files: Sequence[Duration]) -> Duration:
         """Return the average of several files."""
         return cls(mean(each.elapsed_s for each in files), mean(each.cpu_s for each in files))
 
@@ -230,7 +234,7 @@ def _process(driver: Driver, name: str, files: int) -> Burst:
     )
 
 
-def last_modified(s3: "S3Client", bucket: str, prefix: str) -> dict[str, datetime]:
+def last_modified(s3: S3Client, bucket: str, prefix: str) -> dict[str, datetime]:
     """Return the LastModified of the objects under a prefix, by key.
 
     It has whole seconds on AWS, but milliseconds on the emulator, where uploads and results have the same clock.
