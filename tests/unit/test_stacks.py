@@ -202,7 +202,7 @@ class TestCompute:
     @pytest.mark.parametrize("setting", ["timeout", "timeoutSeconds", "consumerTimeoutSeconds"])
     def test_a_timeout_set_here_is_refused_with_the_right_setting(self, setting: str) -> None:
         with pytest.raises(
-            pulumi.RunError, match=f"compute:{setting} is no setting: .*messaging:consumerTimeoutSeconds"
+            pulumi.RunError, match=f"compute:{setting} is not a setting: .*messaging:consumerTimeoutSeconds"
         ):
             stack_program.run("compute", {setting: "120"}, upstream=UPSTREAM)
 
