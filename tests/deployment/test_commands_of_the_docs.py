@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import HANGS_S, Checkout
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -55,7 +55,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANGS_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
     finally:
         os.close(ours)
@@ -95,7 +95,7 @@ def watch(checkout: Checkout, command: str) -> None:
             command.split(), cwd=checkout.root, env=activated(checkout), stdout=subprocess.PIPE, text=True
         ) as serving:
             for line in serving.stdout or ():
-                if "shows it" in line:
+                if line.startswith("Serving"):
                     serving.send_signal(signal.SIGINT)
         assert serving.returncode == 0
     finally:

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from rich.console import Console
 
-from tests.support.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
+from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, send, status
 from xfarm.operations.pipeline import Counts, Pipeline, counts
@@ -40,7 +40,7 @@ def queue(name: str) -> tuple[str, str]:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """Create a pipeline whose failing files are in the dead-letter queue within seconds."""
     with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
-        yield make(visibility_s=VISIBILITY_S, receives=RECEIVES, code=lambda_zip(process=REFUSING))
+        yield create_pipeline(visibility_s=VISIBILITY_S, max_receives=RECEIVES, code=lambda_zip(process=FAILING))
 
 
 @pytest.fixture
@@ -132,13 +132,13 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     lines = output.getvalue().splitlines()
     assert lines == [
         "good.csv -> outputs/good.csv.json (2 bytes, 0 rows)",
-        "bad.csv -> xFarmDeadLetterSqs (RuntimeError: as the test wants it)",
+        "bad.csv -> xFarmDeadLetterSqs (RuntimeError: test failure)",
     ]
 
     dead_letters.show(pipeline, console, as_json=True)
     letters = json.loads(capsys.readouterr().out)
     assert [(letter["bucket"], letter["key"], letter["error"]) for letter in letters] == [
-        (pipeline.bucket_name, "inputs/bad.csv", "RuntimeError: as the test wants it")
+        (pipeline.bucket_name, "inputs/bad.csv", "RuntimeError: test failure")
     ]
     assert letters[0]["receives"] > RECEIVES
     dead_letters.show(pipeline, console, as_json=False)

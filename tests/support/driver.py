@@ -1,4 +1,4 @@
-"""Operations on an emulated pipeline, for tests: what they do to it, and what they check."""
+"""What tests do with a pipeline, and what they observe."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from xfarm.operations.pipeline import Counts, Pipeline, counts
 
 THREADS = 8
 RETRY_S = 5
-"""Longer than a batch takes on a busy machine, and short enough to wait for all receives of a message."""
+"""Longer than a batch takes on a busy machine, and short enough to wait for every receive of a message."""
 
 EMPTY = Counts(waiting=0, in_flight=0)
 
@@ -29,7 +29,7 @@ class Driver:
     pipeline: Pipeline
 
     def upload(self, contents: Mapping[str, bytes]) -> None:
-        """Upload files to the input folder, with the given names."""
+        """Upload files to the input folder."""
         s3 = boto3.client("s3", config=Config(max_pool_connections=THREADS))
 
         def put(name: str) -> None:
@@ -50,7 +50,7 @@ class Driver:
         return {key.removeprefix(self.pipeline.output_prefix).removesuffix(".json") for key in keys}
 
     def documents(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the result documents of files, by file name."""
+        """Return the result documents of files by name."""
         s3 = boto3.client("s3", config=Config(max_pool_connections=THREADS))
 
         def get(name: str) -> tuple[str, dict[str, Any]]:
@@ -61,36 +61,36 @@ class Driver:
             return dict(pool.map(get, names))
 
     def assert_complete(self, contents: Mapping[str, bytes]) -> None:
-        """Wait until each file has its result, and check that there are no other results, messages or dead letters."""
+        """Wait until each file has its result; assert that there are no other results, messages or dead letters."""
         eventually(lambda: self.results() >= contents.keys())
         self.assert_idle()
         assert self.results() == contents.keys()
-        results = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
-        assert results == {
+        seen = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
+        assert seen == {
             name: (self.pipeline.input_prefix + name, hashlib.sha256(body).hexdigest())
             for name, body in contents.items()
         }
         assert counts(self.pipeline.dead_letter_queue_url) == EMPTY
 
     def assert_idle(self) -> None:
-        """Wait until the main queue is empty, with no message in flight."""
+        """Wait until the main queue has no messages, neither waiting nor in flight."""
         eventually(lambda: counts(self.pipeline.main_queue_url) == EMPTY)
 
-    def shorten_retries(self) -> None:
-        """Set a short visibility timeout, for tests in which messages fail and are retried."""
+    def shorten_visibility_timeout(self) -> None:
+        """Set a visibility timeout that a test of retries can wait for."""
         boto3.client("sqs").set_queue_attributes(
             QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(RETRY_S)}
         )
 
-    def feed(self, *, enabled: bool) -> None:
-        """Enable or disable the event source mapping, and wait for its new state."""
+    def set_mapping(self, *, enabled: bool) -> None:
+        """Enable or disable the event source mapping, and wait until it has changed."""
         function, uuid = boto3.client("lambda"), self.pipeline.event_source_mapping_id
         function.update_event_source_mapping(UUID=uuid, Enabled=enabled)
         state = "Enabled" if enabled else "Disabled"
         eventually(lambda: function.get_event_source_mapping(UUID=uuid)["State"] == state)
 
     def last_processing_result(self) -> str:
-        """Return what the event source mapping reports about its last batch."""
+        """Return the result of the function's last batch."""
         uuid = self.pipeline.event_source_mapping_id
         return boto3.client("lambda").get_event_source_mapping(UUID=uuid)["LastProcessingResult"]
 
@@ -111,24 +111,24 @@ class Driver:
         return ids
 
     def take(self, number: int) -> list[str]:
-        """Receive and delete `number` messages of the main queue, and return their bodies."""
+        """Receive and delete all messages of the main queue, assert their number, and return their bodies."""
         sqs, url = boto3.client("sqs"), self.pipeline.main_queue_url
         bodies: list[str] = []
 
-        def receive() -> bool:
+        def take_some() -> bool:
             messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", [])
             for message in messages:
                 bodies.append(message["Body"])
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             return len(bodies) >= number
 
-        while not receive():
+        while not take_some():
             assert counts(url) != EMPTY, f"only {len(bodies)} of {number}"
         assert len(bodies) == number
         return bodies
 
     def logged(self) -> list[dict[str, Any]]:
-        """Return the lines that the function has logged, one for each record."""
+        """Return the line that the function has logged for each attempt."""
         pages = (
             boto3.client("logs")
             .get_paginator("filter_log_events")
@@ -137,7 +137,7 @@ class Driver:
         return [json.loads(event["message"]) for page in pages for event in page["events"]]
 
     def failures(self, error_type: str) -> list[dict[str, Any]]:
-        """Return the lines that the function has logged about failures of one type."""
+        """Return the lines that the function has logged for failures of one type."""
         return [line for line in self.logged() if line.get("error_type") == error_type]
 
     def name(self, line: dict[str, Any]) -> str:
@@ -146,7 +146,7 @@ class Driver:
 
     @staticmethod
     def sequencer(body: str) -> str:
-        """Return the sequencer in a message from S3. In the emulator, all have the same length."""
+        """Return the sequencer in a message from S3; in the emulator, all have the same length."""
         return json.loads(body)["Records"][0]["s3"]["object"]["sequencer"]
 
     def keep_versions(self) -> None:
@@ -156,7 +156,7 @@ class Driver:
         )
 
     def deny_reading(self, pattern: str) -> None:
-        """Set a bucket policy that denies the function reading the keys in the input folder that match a pattern."""
+        """Deny the function, by a bucket policy, to read keys in the input folder that match a pattern."""
         function = boto3.client("lambda").get_function_configuration(FunctionName=self.pipeline.function_name)
         statement = {
             "Effect": "Deny",
@@ -174,9 +174,9 @@ class Driver:
         boto3.client("s3").delete_bucket_policy(Bucket=self.pipeline.bucket_name)
 
     def remove(self) -> None:
-        """Remove what keeps using the machine.
+        """Delete the function, which would go on using the machine, and disable the event source mapping.
 
-        The event source mapping stays, disabled: without any, the emulator takes 5 s to notice a new one.
+        The mapping is kept: if the emulator has none, it takes 5 s to find the next one.
         """
-        self.feed(enabled=False)
+        self.set_mapping(enabled=False)
         boto3.client("lambda").delete_function(FunctionName=self.pipeline.function_name)

@@ -1,4 +1,4 @@
-"""What deploy, preview, destroy, drift and outputs do."""
+"""The commands deploy, preview, destroy, drift and outputs."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Report, exports
 
 DRIFT: Final = 3
-"""The exit code that says that something was changed by hand."""
+"""The exit code if something was changed by hand."""
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -29,51 +29,51 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     yes: bool = False,
     as_json: bool = False,
 ) -> int:
-    """Deploy, preview, destroy, or look for drift in, the stacks called ``stack``, and show what was done.
+    """Run an operation on the stacks of one name, and show the result.
 
     Args:
-        operation: What to do.
+        operation: The operation.
         stack: The name of the stacks.
-        only: The one project to deal with, or None for all.
-        first: The project to begin with, and all that need it, or None for all.
-        refresh: Whether to look first at what is really there.
-        yes: Whether to go ahead without asking.
-        as_json: Whether to answer in JSON.
+        only: The only project to operate on, or None.
+        first: A project to operate on together with all that need it, or None.
+        refresh: Whether to update the state from AWS first.
+        yes: Whether to skip the confirmation.
+        as_json: Whether to print JSON.
 
     Returns:
-        The exit code: 0 if all of it was done, 1 if not, `DRIFT` if something was changed by hand.
+        The exit code: 0 if all is done, 1 if something failed, `DRIFT` if something was changed by hand.
 
     Raises:
-        UserError: Nothing was begun, and why.
+        UserError: The operation was not started.
     """
     console = Console(soft_wrap=True, stderr=as_json)
-    chosen = _chosen(graph.dependencies(), only, first)
+    selected = _select(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
     if operation in _DONE and stack != targets.LOCAL and not yes:
         _confirm(operation, stack, console)
-    in_turn = _run_all(operation, stack, chosen, console, refresh=refresh)
-    good = all(report.outcome in {"done", "absent"} for report in in_turn)
+    reports = _run_all(operation, stack, selected, console, refresh=refresh)
+    succeeded = all(report.outcome in {"done", "absent"} for report in reports)
     if as_json:
-        print(json.dumps([asdict(report) for report in in_turn], indent=2))
+        print(json.dumps([asdict(report) for report in reports], indent=2))
     else:
-        console.print(summary(in_turn, operation))
-        if operation == "destroy" and good and not any(report.changes for report in in_turn):
-            console.print(f"Nothing is there: '{stack}' has no resources.")
-    if not good:
+        console.print(summary(reports, operation))
+        if operation == "destroy" and succeeded and not any(report.changes for report in reports):
+            console.print(f"Nothing to destroy: '{stack}' has no resources.")
+    if not succeeded:
         return 1
-    return DRIFT if operation == "drift" and any(report.changed for report in in_turn) else 0
+    return DRIFT if operation == "drift" and any(report.changed for report in reports) else 0
 
 
-def _run_all(operation: Operation, stack: str, chosen: set[str], console: Console, *, refresh: bool) -> list[Report]:
-    """Do an operation to the projects that were chosen, in dependency order, and return the reports in that order."""
+def _run_all(operation: Operation, stack: str, selected: set[str], console: Console, *, refresh: bool) -> list[Report]:
+    """Run an operation on the selected projects in dependency order, and return their reports in that order."""
     everything = graph.dependencies()
     reports: dict[str, Report] = {}
 
     with Display(console, operation) as display:
         interrupted = threading.Event()
-        engine = Engine(stack, display.event, display.say, interrupted)
-        _refuse_gaps(engine, operation, everything, chosen)
-        _stop_at_a_safe_point(console, interrupted)
+        engine = Engine(stack, display.event, display.notify, interrupted)
+        _refuse_gaps(engine, operation, everything, selected)
+        _handle_interrupt(console, interrupted)
 
         def run(project: str) -> bool:
             if interrupted.is_set():
@@ -86,78 +86,85 @@ def _run_all(operation: Operation, stack: str, chosen: set[str], console: Consol
             display.finish(reports[project])
             return reports[project].outcome != "failed"
 
-        needs = graph.part(everything, chosen)
-        in_order = graph.order(needs)
+        needs = graph.subgraph(everything, selected)
+        order = graph.order(needs)
         if operation == "destroy":
             needs = graph.dependents(needs)
-            in_order.reverse()
+            order.reverse()
         elif operation == "deploy":
-            engine.create_missing(chosen)
+            engine.create_missing(selected)
         else:
-            # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
-            # are there to be referred to.
+            # A preview reads the outputs that are deployed, not those that other previews plan. So all run at the same
+            # time, once every stack that is referred to exists.
             if operation == "preview":
                 engine.create_missing(everything)
             needs = dict.fromkeys(needs, ())
         for project in graph.walk(needs, run):
             reports[project] = Report(project, outcome="left out")
-    return [reports[project] for project in in_order]
+    return [reports[project] for project in order]
 
 
-def _chosen(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
+def _select(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
     if only and first:
         raise click.UsageError("--only and --from exclude each other: give one of them.")
     named = only or first
     if named and named not in everything:
-        raise UserError(f"there is no project '{named}': name one of {', '.join(graph.order(everything))}.")
+        raise UserError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
 
 
-def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, chosen: set[str]) -> None:
-    """Refuse to deploy upon what is not there, and to destroy what others stand on.
+def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, selected: set[str]) -> None:
+    """Refuse to deploy a project before those that it needs, or to destroy it before those that need it.
 
     Raises:
-        UserError: The projects that were named leave out one that would have to come first.
+        UserError: The selection leaves out a project that has to come first.
     """
     if operation == "deploy":
-        around, wanted, advice = everything, False, "deploy it first"
+        neighbours = everything
     elif operation == "destroy":
-        around, wanted, advice = graph.dependents(everything), True, "destroy it first"
+        neighbours = graph.dependents(everything)
     else:
         return
-    for project in graph.order(graph.part(everything, chosen)):
-        for other in around[project]:
-            if other not in chosen and (engine.resources(other) > 0) is wanted:
-                state = "still deployed and needs it" if wanted else "not deployed, and it needs that"
-                raise UserError(f"'{project}' can't be {_DONE[operation]}: '{other}' is {state}. So {advice}.")
+    for project in graph.order(graph.subgraph(everything, selected)):
+        for other in neighbours[project]:
+            deployed = engine.resources(other) > 0
+            if other not in selected and deployed is (operation == "destroy"):
+                reason = (
+                    f"'{other}' needs it and is still deployed"
+                    if deployed
+                    else f"it needs '{other}', which is not deployed"
+                )
+                raise UserError(
+                    f"'{project}' can't be {_DONE[operation]} because {reason}: {operation} '{other}' first."
+                )
 
 
-_DONE = {"deploy": "deployed", "destroy": "destroyed"}
+_DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
 def _confirm(operation: Operation, stack: str, console: Console) -> None:
     if not sys.stdin.isatty():
-        raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
-    wanted, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
-    if console.input(f"Type '{wanted}' to {operation} '{stack}'{what}: ").strip() != wanted:
-        raise UserError(f"that was not '{wanted}', so nothing was done.")
+        raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
+    expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
+    if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
+        raise UserError(f"that was not '{expected}', so nothing was done.")
 
 
-def _stop_at_a_safe_point(console: Console, interrupted: threading.Event) -> None:
-    """Make Ctrl-C let the engine, which hears it too, finish what it is doing, and begin nothing else."""
+def _handle_interrupt(console: Console, interrupted: threading.Event) -> None:
+    """On Ctrl-C, start no more operations; the engines get the signal too, and finish those in progress."""
 
-    def note(_number: int, _frame: object) -> None:
+    def handle(_number: int, _frame: object) -> None:
         if not interrupted.is_set():
-            console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
+            console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
         interrupted.set()
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, handle)
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:
-    """Show what the stacks called ``stack`` export.
+    """Show the outputs of the stacks of one name.
 
     Raises:
         UserError: The stacks' state can't be reached.

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from tests.support.driver import Driver
-from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 
 VISIBILITY_S = 60
-"""Longer than any batch takes, however busy the machine; see `Driver.shorten_retries`."""
+"""Longer than any batch takes, however busy the machine; see `Driver.shorten_visibility_timeout`."""
 
 ACCOUNTS = count(100_000_000_000)
 
@@ -31,7 +31,7 @@ def driver(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driv
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     # The emulator takes an access key of twelve digits for the root user of that account.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
-    driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
+    driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
     eventually(driver.logged)  # until S3's test message has been processed
     yield driver
     driver.remove()

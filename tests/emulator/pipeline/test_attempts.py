@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.emulator.pipeline.conftest import ACCOUNTS
 from tests.support.checkout import free_port
 from tests.support.driver import EMPTY, Driver
-from tests.support.emulated_pipeline import EnforcingEmulator, declared, lambda_zip, make, running
+from tests.support.emulated_pipeline import EnforcingEmulator, create_pipeline, declared, lambda_zip, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 from xfarm.operations import dead_letters, status
@@ -36,7 +36,7 @@ _process = process
 
 def process(source, body):
     if "poison" in source.key:
-        raise RuntimeError("as the test wants it")
+        raise RuntimeError("test failure")
     time.sleep({seconds})
     return _process(source, body)
 """
@@ -99,8 +99,8 @@ def pipelines(
     for process in processes:
         number = str(next(ACCOUNTS))
         with pointed_at(number):
-            pipeline = make(
-                visibility_s=visibility_s, receives=receives, timeout_s=timeout_s, code=lambda_zip(process=process)
+            pipeline = create_pipeline(
+                visibility_s=visibility_s, max_receives=receives, timeout_s=timeout_s, code=lambda_zip(process=process)
             )
             accounts.append(Account(number, Driver(emulator, pipeline)))
     yield accounts
@@ -205,13 +205,13 @@ def test_only_a_file_that_takes_longer_than_the_timeout_is_dead_and_its_error_sa
 ) -> None:
     contents = files(9)
     with deployed(emulator, SECOND_PER_MEGABYTE, timeout_s=8, visibility_s=10) as driver:
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         boto3.client("lambda").update_event_source_mapping(
             UUID=driver.pipeline.event_source_mapping_id, BatchSize=batch_size
         )
         driver.upload({"slow.bin": bytes(12_000_000)})  # the first in the queue
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         finish(driver)
         assert driver.results() == contents.keys()
         assert attempts(driver, "slow.bin") == receives()
@@ -261,9 +261,9 @@ def test_no_more_messages_are_received_than_the_maximum_concurrency(emulator: Em
     maximum = declared("1" * 12)["event-source-mapping"]["scalingConfig"]["maximumConcurrency"]
     contents = files(3 * maximum)
     with deployed(emulator, SLOW.format(seconds=1), timeout_s=10, visibility_s=60) as driver:
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         seen = []
 
         def done() -> bool:
@@ -290,7 +290,7 @@ def status_output(driver: Driver) -> str:
 
 def test_status_says_what_to_do_about_a_low_concurrency_quota(tmp_path: Path) -> None:
     with running(NewAccount(tmp_path, free_port())) as emulator:
-        output = status_output(Driver(emulator, make(visibility_s=60)))
+        output = status_output(Driver(emulator, create_pipeline(visibility_s=60)))
     assert "the account may run 10 invocations at a time" in output
     assert "compute:maximumConcurrency to 10 at most" in output
     assert '"Concurrent executions"' in output

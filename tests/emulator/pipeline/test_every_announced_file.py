@@ -52,7 +52,7 @@ def results(driver: Driver) -> dict[str, str]:
 
 
 def test_files_uploaded_while_the_prefix_changes_and_changes_back_have_results(driver: Driver) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     uploaded: list[str] = []
 
     def upload(prefix: str, when: str) -> None:
@@ -63,13 +63,13 @@ def test_files_uploaded_while_the_prefix_changes_and_changes_back_have_results(d
     put(driver, shared := ["inputs/drop/shared.csv"])
     driver.assert_idle()
     for number, (now, then) in enumerate([("inputs/", "drop/"), ("drop/", "inputs/")]):
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         upload(now, f"{number}-in-flight")
         notify(driver, then)
         upload(then, f"{number}-before-the-function-changes")
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
-        driver.feed(enabled=False)
+        driver.set_mapping(enabled=False)
         upload(then, f"{number}-while-the-function-changes")
         if then == "drop/":
             put(driver, [another := "drop/shared.csv"])
@@ -79,7 +79,7 @@ def test_files_uploaded_while_the_prefix_changes_and_changes_back_have_results(d
         upload(now, f"{number}-late")
         notify(driver, then)
         set_input_prefix(driver, then)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
         upload(then, f"{number}-afterwards")
         driver.assert_idle()
@@ -136,7 +136,7 @@ def test_send_finds_the_results_of_very_long_and_unusual_keys(driver: Driver, tm
 
 
 def test_a_dead_letter_with_control_characters_in_its_key_is_shown(driver: Driver) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     driver.deny_reading("*")
     put(driver, ["inputs/a\x01\nb.csv"])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)
@@ -156,7 +156,7 @@ def test_an_archived_file_is_dead_with_a_reason_and_is_processed_after_it_is_res
     capsys: pytest.CaptureFixture[str],
     storage_class: Literal["GLACIER", "DEEP_ARCHIVE"],
 ) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     s3, place = boto3.client("s3"), {"Bucket": driver.pipeline.bucket_name, "Key": "inputs/archived.csv"}
     s3.put_object(**place, Body=b"a\n1\n", StorageClass=storage_class)
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)

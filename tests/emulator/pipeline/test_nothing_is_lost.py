@@ -30,13 +30,13 @@ def files(number: int) -> dict[str, bytes]:
 
 def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) -> None:
     contents = files(1000)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     bodies = driver.take(len(contents))
     # SQS and S3 deliver at least once, and in any order.
     bodies += RANDOM.sample(bodies, 400)
     RANDOM.shuffle(bodies)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(bodies)
     driver.assert_complete(contents)
     handled = [line for line in driver.logged() if line["outcome"] != "test_event"]
@@ -46,7 +46,7 @@ def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) ->
 
 @pytest.mark.parametrize("fault", ["reading is denied", "the function crashes"])
 def test_files_have_results_after_a_fault_is_fixed(driver: Driver, fault: str) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(50)
     function, name = boto3.client("lambda"), driver.pipeline.function_name
     if fault == "reading is denied":
@@ -67,7 +67,7 @@ def test_files_have_results_after_a_fault_is_fixed(driver: Driver, fault: str) -
 def test_files_that_fail_for_good_are_in_the_dead_letter_queue_and_can_be_redriven(
     driver: Driver, console: Console
 ) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(90) | {f"refused-{number}.csv": f"x\n{number}\n".encode() for number in range(10)}
     refused = {name for name in contents if name.startswith("refused")}
     driver.deny_reading("refused-*")
@@ -86,21 +86,21 @@ def test_files_that_fail_for_good_are_in_the_dead_letter_queue_and_can_be_redriv
 
 def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Driver) -> None:
     contents = files(200)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
     assert driver.results() == set()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.assert_complete(contents)
 
 
 def test_the_emulator_is_stopped_with_files_in_flight(driver: Driver) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(400)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     eventually(driver.results)
     driver.emulator.stop()  # which ends the function at once
     driver.emulator.start()
@@ -110,10 +110,10 @@ def test_the_emulator_is_stopped_with_files_in_flight(driver: Driver) -> None:
 
 
 def test_every_malformed_message_is_a_dead_letter_and_blocks_nothing(driver: Driver) -> None:
-    driver.shorten_retries()
+    driver.shorten_visibility_timeout()
     contents = {f"neighbour-{number}.csv": f"a\n{number}\n".encode() for number in range(20)}
     contents |= {"empty.csv": b"", "with-an-unknown-event.csv": b"a\n"}
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents | {"gone.csv": b"a\n"})
     events = {json.loads(body)["Records"][0]["s3"]["object"]["key"]: json.loads(body) for body in driver.take(23)}
     key = f"{driver.pipeline.input_prefix}gone.csv"
@@ -145,7 +145,7 @@ def test_every_malformed_message_is_a_dead_letter_and_blocks_nothing(driver: Dri
         json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": driver.pipeline.bucket_name}),
         json.dumps(changed("key", "elsewhere/file.csv")),
     ]
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     ids = driver.send([*poison, *harmless, *map(json.dumps, events.values())])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting >= len(poison))
     driver.assert_idle()
@@ -161,14 +161,14 @@ def test_every_malformed_message_is_a_dead_letter_and_blocks_nothing(driver: Dri
 def test_the_newest_of_two_versions_wins_in_any_order_of_events(driver: Driver, order: str, *, versioned: bool) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for body in (b"a\nolder\n", b"a\nnewer\n"):
         driver.upload({"file.csv": body})
     events = sorted(driver.take(2), key=driver.sequencer)
     newest = driver.sequencer(events[1])
     if order == "newest first":
         events.reverse()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     for event in events:
         driver.send([event])
         driver.assert_idle()
@@ -180,12 +180,12 @@ def test_the_newest_of_two_versions_wins_in_any_order_of_events(driver: Driver, 
 def test_the_newest_of_many_versions_wins_if_they_are_processed_at_once(driver: Driver, *, versioned: bool) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for number in range(50):
         driver.upload({"file.csv": f"a\n{number}\n".encode()})
     events = driver.take(50)
     RANDOM.shuffle(events)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(events)
     driver.assert_idle()
     driver.assert_complete({"file.csv": b"a\n49\n"})
