@@ -65,8 +65,8 @@ class Driver:
         eventually(lambda: self.results() >= contents.keys())
         self.assert_idle()
         assert self.results() == contents.keys()
-        seen = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
-        assert seen == {
+        results = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
+        assert results == {
             name: (self.pipeline.input_prefix + name, hashlib.sha256(body).hexdigest())
             for name, body in contents.items()
         }
@@ -115,14 +115,14 @@ class Driver:
         sqs, url = boto3.client("sqs"), self.pipeline.main_queue_url
         bodies: list[str] = []
 
-        def take_some() -> bool:
+        def receive() -> bool:
             messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", [])
             for message in messages:
                 bodies.append(message["Body"])
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             return len(bodies) >= number
 
-        while not take_some():
+        while not receive():
             assert counts(url) != EMPTY, f"only {len(bodies)} of {number}"
         assert len(bodies) == number
         return bodies
