@@ -25,7 +25,7 @@ def test_every_resource_that_can_have_tags_has_them(project: str) -> None:
     for name, token in program.types.items():
         module, kind = token.removeprefix("aws:").split("/")
         package = importlib.import_module(f"pulumi_aws.{module.replace('lambda', 'lambda_')}")
-        # A mapping costs nothing, and is found by the function that it feeds.
+        # An event source mapping costs nothing, and its function leads to it.
         if (
             hasattr(getattr(package, kind.partition(":")[2]), "tags")
             and kind != "eventSourceMapping:EventSourceMapping"
