@@ -1,1 +1,1 @@
-"""Everything that deploys and operates the pipeline; installed with the command ``xfarm``."""
+"""Everything that deploys and operates the pipeline; installed with the command `xfarm`."""

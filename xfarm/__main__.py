@@ -1,4 +1,4 @@
-"""Runs the command line: ``python -m xfarm``."""
+"""Runs the command line: `python -m xfarm`."""
 
 from xfarm.cli import xfarm
 

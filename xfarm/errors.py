@@ -12,5 +12,5 @@ class UserError(click.ClickException):
     """
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message to ``file``, or to standard error."""
+        """Print the message to `file`, or to standard error."""
         click.echo(f"error: {self.message}", file=file, err=file is None)
