@@ -9,8 +9,9 @@ from pulumi.automation._cmd import CommandResult
 from pulumi.automation.errors import create_command_error
 from rich.console import Console
 
+from xfarm.orchestrator.changes import tally
 from xfarm.orchestrator.display import Display, summary
-from xfarm.orchestrator.engine import Operation, Report, explain, tally
+from xfarm.orchestrator.engine import Operation, Report, explain
 
 PRE, OUTPUTS = "resourcePreEvent", "resOutputsEvent"
 TYPES = {

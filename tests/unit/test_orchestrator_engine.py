@@ -16,6 +16,7 @@ version) echo v3.259.0; exit ;;
 esac
 case "$*" in
 *"stack export"*) cat {states}/"$(basename "$PWD")" || {{ echo "error: no stack named 'dev' found" >&2; exit 255; }} ;;
+*--save-plan*) find "${{PULUMI_BACKEND_URL#file://}}" -name "*.json" -exec cat {{}} + >> {notes} ;;
 preview*|*" preview"*) echo "error: as told" >&2; exit 255 ;;
 esac
 """
@@ -160,3 +161,26 @@ def test_a_state_that_cannot_be_read_is_told_by_project(cli: Cli, tmp_path: Path
     with pytest.raises(UserError, match=r"storage: no such bucket\."):
         Engine("dev", lambda *_: None, print)
     assert cli
+
+
+def test_a_preview_sees_what_the_others_will_export_and_leaves_the_backend_alone(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "state").as_uri())
+    cli.states(DEPLOYED)
+    cli.forget("storage")
+    engine = Engine("dev", lambda *_: None, print)
+    assert engine.exports() == {"storage": None, "messaging": {}, "compute": {}}
+    with pytest.raises(RuntimeError, match="summary event"):  # the engine's, which this one doesn't send
+        engine.preview("storage", {"messaging": {"url": "as it will be"}, "compute": None})
+    assert cli.asked[3].startswith("storage preview")
+    assert '"outputs": {"url": "as it will be"}' in cli.notes
+    assert "stack init" not in cli.notes
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_preview_on_pulumi_cloud_sees_what_the_others_export(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "https://api.pulumi.com")
+    found = Engine("dev", lambda *_: None, print).preview("storage", {})
+    assert (found.report.outcome, found.report.reason, found.outputs) == ("failed", "as told", {})
+    assert cli.asked[3:] == ["storage preview"]

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import graph, targets
+from xfarm.orchestrator import graph, planning, scratch, targets
 from xfarm.orchestrator.display import Display, summary
-from xfarm.orchestrator.engine import Engine, Operation, Report, exports
+from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
 DRIFT: Final = 3
 """The exit code that says that something was changed by hand."""
@@ -67,41 +67,77 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
 def _run_all(operation: Operation, stack: str, chosen: set[str], console: Console, *, refresh: bool) -> list[Report]:
     """Do an operation to the projects that were chosen, in dependency order, and return the reports in that order."""
     everything = graph.dependencies()
-    reports: dict[str, Report] = {}
-
     with Display(console, operation) as display:
         interrupted = threading.Event()
         engine = Engine(stack, display.event, display.say, interrupted)
         _refuse_gaps(engine, operation, everything, chosen)
         _stop_at_a_safe_point(console, interrupted)
+        needs = graph.part(everything, chosen)
+        run = _Run(engine, display, interrupted, refresh=refresh)
+        if operation == "preview":
+            run.preview(needs)
+        else:
+            run.update(operation, needs)
+        reports = run.reports
+    in_order = graph.order(needs)
+    return [reports[project] for project in (reversed(in_order) if operation == "destroy" else in_order)]
+
+
+class _Run:
+    """One walk through the stacks, and what came of it."""
+
+    def __init__(self, engine: Engine, display: Display, interrupted: threading.Event, *, refresh: bool) -> None:
+        self.reports: dict[str, Report] = {}
+        self._engine = engine
+        self._display = display
+        self._interrupted = interrupted
+        self._refresh = refresh
+
+    def preview(self, needs: graph.Graph) -> None:
+        """Preview each project against what those that it needs will export."""
+        if not scratch.usable():
+            self._display.say("Pulumi Cloud keeps the state: each stack is shown against what the others export now.")
+            self._engine.create_missing(graph.dependencies())
+
+        def preview(project: str, exports: planning.Exports) -> Preview:
+            self._display.start(project)
+            return self._engine.preview(project, exports, refresh=self._refresh)
+
+        def show(found: Preview) -> bool:
+            self._display.replay(found)
+            return self._end(found.report)
+
+        planner = planning.Planner(needs, self._engine.exports(), preview, show, self._interrupted)
+        self._leave_out(planner.walk())
+
+    def update(self, operation: Operation, needs: graph.Graph) -> None:
+        """Deploy or destroy each project when those are done that it has to wait for, or look for drift."""
 
         def run(project: str) -> bool:
-            if interrupted.is_set():
-                reports[project] = Report(project, outcome="left out")
+            if self._interrupted.is_set():
+                self._leave_out({project})
                 return False
-            display.start(project)
-            reports[project] = engine.run(project, operation, refresh=refresh)
-            if interrupted.is_set() and reports[project].outcome == "failed":
-                reports[project].outcome = "stopped"
-            display.finish(reports[project])
-            return reports[project].outcome != "failed"
+            self._display.start(project)
+            return self._end(self._engine.run(project, operation, refresh=self._refresh))
 
-        needs = graph.part(everything, chosen)
-        in_order = graph.order(needs)
-        if operation == "destroy":
+        if operation == "deploy":
+            self._engine.create_missing(needs)
+        elif operation == "destroy":
             needs = graph.dependents(needs)
-            in_order.reverse()
-        elif operation == "deploy":
-            engine.create_missing(chosen)
         else:
-            # A preview reads what is deployed, not what other previews plan: none has to wait for another, once all
-            # are there to be referred to.
-            if operation == "preview":
-                engine.create_missing(everything)
+            # What is there is compared with the state, for which no stack has to wait.
             needs = dict.fromkeys(needs, ())
-        for project in graph.walk(needs, run):
-            reports[project] = Report(project, outcome="left out")
-    return [reports[project] for project in in_order]
+        self._leave_out(graph.walk(needs, run))
+
+    def _end(self, report: Report) -> bool:
+        if self._interrupted.is_set() and report.outcome == "failed":
+            report.outcome = "stopped"
+        self.reports[report.project] = report
+        self._display.finish(report)
+        return report.outcome != "failed"
+
+    def _leave_out(self, projects: set[str]) -> None:
+        self.reports |= {project: Report(project, outcome="left out") for project in projects}
 
 
 def _chosen(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from xfarm.orchestrator.engine import CHANGES, Operation, Report
+from xfarm.orchestrator.changes import CHANGES
+from xfarm.orchestrator.engine import Operation, Preview, Report
 
 SIGNS = {
     "create": "[green]+",
@@ -53,17 +54,26 @@ class Display:
         self._progress.stop()
 
     def start(self, project: str) -> None:
-        """Show that the engine begins with a stack."""
+        """Show that the engine begins with a stack, or does so once more."""
+        with self._lock:
+            if project not in self._tasks:
+                self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
         self._begun[project] = {}
         self._known[project] = set()
         self._done[project] = set()
-        self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
 
     def finish(self, report: Report) -> None:
         """Show that the engine is done with a stack."""
         self._progress.remove_task(self._tasks.pop(report.project))
         if report.outcome == "failed":
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
+
+    def replay(self, preview: Preview) -> None:
+        """Show what the engine said in a preview."""
+        for note in preview.notes:
+            self.say(note)
+        for event in preview.events:
+            self.event(preview.report.project, event)
 
     def say(self, text: str) -> None:
         """Show a line of our own among the engine's."""

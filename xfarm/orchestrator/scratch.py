@@ -1,0 +1,106 @@
+"""Gives each preview a backend of its own, in which the other stacks export what they will, not what they do.
+
+A program reads what another stack exports from that stack's state. So a preview that follows other previews needs
+states in which their planned outputs are, and must not write these where deployments look. A self-managed backend is a
+folder with a JSON document for each stack ("State and backends" in Pulumi's documentation), and so is this one: the
+state of the stack itself as it is, its secrets still encrypted, and of all others the outputs alone.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+Json = dict[str, Any]
+Outputs = dict[str, Any]
+"""What a stack exports, by name, as its state has it: a secret is encrypted with the stack's own key."""
+
+UNKNOWN: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+"""What the engine writes for a value that it can't know yet (`computedValuePlaceholder` in pulumi/pkg)."""
+
+_ENCRYPTED: Final = "1b47061264138c4ac30d75fd1eb44270"
+"""Marks an encrypted value in a state (`SecretSig` in pulumi/sdk)."""
+
+_STACK: Final = "pulumi:pulumi:Stack"
+
+
+def usable() -> bool:
+    """Return whether previews can run in a folder: Pulumi Cloud keeps settings and secrets that only it can read."""
+    return urlsplit(os.environ.get("PULUMI_BACKEND_URL", "")).scheme not in {"http", "https"}
+
+
+def is_unknown(value: object) -> bool:
+    """Return whether ``value``, or anything in it, is not known yet."""
+    if isinstance(value, Mapping):
+        return any(map(is_unknown, value.values()))
+    return any(map(is_unknown, value)) if isinstance(value, list) else value == UNKNOWN
+
+
+def exported(state: Json | None) -> Outputs | None:
+    """Return what a stack exports, or None where it is not deployed.
+
+    Args:
+        state: What ``pulumi stack export`` gives; None where the stack was never made.
+    """
+    resources = ((state or {}).get("deployment") or {}).get("resources", [])
+    return next((resource.get("outputs", {}) for resource in resources if resource["type"] == _STACK), None)
+
+
+def planned(plan: Path) -> Outputs:
+    """Return what a stack will export, without what is not known yet.
+
+    Args:
+        plan: The file that ``pulumi preview --save-plan`` has written.
+    """
+    resources = json.loads(plan.read_text(encoding="utf-8"))["resourcePlans"]
+    found: list[Outputs] = [steps["state"] or {} for urn, steps in resources.items() if f"::{_STACK}::" in urn]
+    return {name: value for outputs in found for name, value in outputs.items() if not is_unknown(value)}
+
+
+@contextlib.contextmanager
+def backend(
+    stack: str, project: str, states: Mapping[str, Json | None], exports: Mapping[str, Outputs | None]
+) -> Iterator[Path]:
+    """Make a backend for one preview, and delete it afterwards.
+
+    Args:
+        stack: The name of the stacks.
+        project: The one that is previewed.
+        states: What ``pulumi stack export`` gives of each project; None where its stack was never made.
+        exports: What each of the others is to export; None where it is not deployed.
+
+    Yields:
+        The folder.
+    """
+    with TemporaryDirectory(prefix="xfarm-preview-") as name:
+        folder = Path(name)
+        places = folder / ".pulumi"
+        places.mkdir()
+        # The layout in which stacks of several projects may have one name (pulumi/pkg/backend/diy/meta.go).
+        (places / "meta.yaml").write_text("version: 1\n", encoding="utf-8")
+        for other, state in states.items():
+            latest = ((state or {}).get("deployment") or {}) if other == project else {}
+            if other != project and (outputs := exports[other]) is not None:
+                latest = _only_outputs(stack, other, state, outputs)
+            checkpoint = {"stack": f"organization/{other}/{stack}", "latest": latest or None}
+            document = {"version": 3, **(state or {}), "checkpoint": checkpoint}
+            document.pop("deployment", None)
+            (places / "stacks" / other).mkdir(parents=True)
+            (places / "stacks" / other / f"{stack}.json").write_text(json.dumps(document), encoding="utf-8")
+        yield folder
+
+
+def _only_outputs(stack: str, project: str, state: Json | None, outputs: Outputs) -> Json:
+    """Return a state with nothing in it but what the stack exports."""
+    known = (state or {}).get("deployment") or {}
+    if "secrets_providers" not in known:
+        outputs = {name: value for name, value in outputs.items() if _ENCRYPTED not in json.dumps(value)}
+    urn = f"urn:pulumi:{stack}::{project}::{_STACK}::{project}-{stack}"
+    resource = {"urn": urn, "custom": False, "type": _STACK, "outputs": outputs}
+    return {name: known[name] for name in ("manifest", "secrets_providers") if name in known} | {
+        "resources": [resource]
+    }
