@@ -75,7 +75,7 @@ def _say(line: str) -> None:
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is drift.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is drift, or a change that --exit-code asks for.",
 )
 @click.version_option(package_name="xfarm-pipeline", message="%(version)s")
 def xfarm() -> None:
@@ -112,8 +112,9 @@ def deploy(stack: str, **options: Any) -> None:  # noqa: ANN401
 @_part
 @_refresh
 @_json
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if anything would change.")
 def preview(stack: str, **options: Any) -> None:  # noqa: ANN401
-    """Show what deploy would do."""
+    """Show what deploy would do: what changes, from what to what, and why."""
     _operate("preview", stack, **options)
 
 

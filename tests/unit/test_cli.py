@@ -122,7 +122,7 @@ def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
     assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
 
 
-@pytest.mark.parametrize("code", [0, 1, commands.DRIFT])
+@pytest.mark.parametrize("code", [0, 1, commands.DIFFERENT])
 def test_the_exit_code_is_that_of_the_operation(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def operate(operation: str, stack: str, **options: object) -> int:
         assert (operation, stack, options["only"]) == ("drift", "dev", "storage")

@@ -102,16 +102,6 @@ def test_where_there_is_no_terminal_each_change_is_a_line_once_it_is_done() -> N
     assert all(line[-1] == "s" for line in told)
 
 
-def test_a_preview_tells_what_would_be_done_before_anything_is() -> None:
-    begun = [one for one in REPLACEMENT if one[0] == PRE]
-    assert [line[:3] for line in lines("preview", begun)][:3] == [
-        ["±", "beta", "role"],
-        ["+", "beta", "policy"],
-        ["~", "beta", "function"],
-    ]
-    assert lines("preview", begun) == lines("preview", REPLACEMENT)
-
-
 def test_drift_tells_what_is_no_longer_as_it_was() -> None:
     assert [line[:3] for line in lines("drift", DRIFT)] == [["-", "beta", "topic"], ["~", "beta", "function"]]
 

@@ -1,7 +1,6 @@
 """The backend of a preview: the state of the stack as it is, and of the others what they will export."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,14 +67,18 @@ def test_what_is_deployed_exports_what_its_state_has() -> None:
     assert scratch.exported(ALPHA) == {"a": 1}
 
 
-def test_of_a_plan_s_outputs_those_are_left_out_in_which_anything_is_unknown(tmp_path: Path) -> None:
+def test_a_plan_s_outputs_are_those_of_its_stack_and_unknown_where_anything_in_them_is() -> None:
     outputs = {"known": "x", "whole": scratch.UNKNOWN, "nested": {"a": [1, scratch.UNKNOWN]}, "secret": SECRET}
-    plan = tmp_path / "plan.json"
     stack, other = f"urn:pulumi:dev::alpha::{STACK}::alpha-dev", "urn:pulumi:dev::alpha::aws:sns/topic:Topic::topic"
-    plan.write_text(
-        json.dumps({"resourcePlans": {other: {"state": {"arn": "x"}}, stack: {"state": outputs}}}), encoding="utf-8"
-    )
-    assert scratch.planned(plan) == {"known": "x", "secret": SECRET}
+    plan = {"resourcePlans": {other: {"state": {"arn": "x"}}, stack: {"state": outputs}}}
+    assert scratch.planned(plan) == outputs
+    assert scratch.known(outputs) == {"known": "x", "secret": SECRET}
+    latest = documents({"alpha": ALPHA, "beta": None}, {"alpha": outputs})["alpha"]["checkpoint"]["latest"]
+    assert latest["resources"][0]["outputs"] == {"known": "x", "secret": SECRET}
+
+
+def test_a_plan_of_a_stack_without_outputs_has_none() -> None:
+    assert scratch.planned({"resourcePlans": {}}) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Says of each resource what the engine does, or would do, to which of its properties."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Final, Literal
 
 from pulumi.automation import EngineEvent
@@ -26,15 +28,16 @@ _PATH: Final = re.compile(r'\["(?P<quoted>(?:[^"\\]|\\.)*)"\]|\[(?P<index>\d+)\]
 
 @dataclass(frozen=True)
 class PropertyChange:
-    """What happens to one property of a resource.
+    """What happens to one value of a resource, or to an output of a stack.
 
     Attributes:
-        path: Where it is, such as `environment.variables.INPUT_PREFIX`.
+        path: Where it is, such as `environment.variables.INPUT_PREFIX`; also within a JSON document.
         kind: Whether it is added, deleted or given another value.
         old: Its value now, without secrets; None where it has none.
         new: Its value afterwards.
         unknown: Whether that can't be known yet.
-        replaces: Whether the resource can't be updated with it.
+        replaces: Whether the resource can't be updated with it, and so is replaced.
+        causes: The outputs of other stacks that it comes from and that change, such as `storage.input_prefix`.
     """
 
     path: str
@@ -42,7 +45,8 @@ class PropertyChange:
     old: Any
     new: Any
     unknown: bool
-    replaces: bool
+    replaces: bool = False
+    causes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,15 @@ class Change:
 
     Attributes:
         resource: Its name in the program.
+        urn: Its URN.
         type: Its type, such as `aws:s3/bucket:Bucket`.
         operation: One of `CHANGES`.
         may: Whether nothing but a value that is not known yet makes it happen, so that less may.
-        properties: What changes of it; nothing where it is created or deleted.
+        properties: What changes of it; where it is created, what it is created with; nothing where it is deleted.
     """
 
     resource: str
+    urn: str
     type: str
     operation: str
     may: bool
@@ -118,13 +124,14 @@ def _operation(steps: set[str]) -> str:
 def _change(steps: Iterable[StepEventMetadata]) -> Change:
     steps = list(steps)
     operation = _operation({step.op.value for step in steps})
-    properties: list[PropertyChange] = []
-    if operation in {"update", "replace"}:
-        properties = max(map(_properties, steps), key=len)
-    causes = [change for change in properties if change.replaces or operation == "update"]
+    properties = max(map(_properties, steps), key=len) if operation in {"update", "replace"} else []
     # A replacement without such a property is one by a trigger, which is planned where the trigger isn't known.
+    causes = [change for change in properties if change.replaces or operation == "update"]
     may = operation in {"update", "replace"} and all(change.unknown for change in causes)
-    return Change(steps[0].urn.rpartition("::")[2], steps[0].type, operation, may, properties)
+    if operation == "create":
+        inputs = next(step.new.inputs for step in steps if step.new) or {}
+        properties = differences("", {}, _plain({name: one for name, one in inputs.items() if one is not None}))
+    return Change(steps[0].urn.rpartition("::")[2], steps[0].urn, steps[0].type, operation, may, properties)
 
 
 def _properties(step: StepEventMetadata) -> list[PropertyChange]:
@@ -134,13 +141,57 @@ def _properties(step: StepEventMetadata) -> list[PropertyChange]:
     if not paths:
         replacing = set(step.keys or ())
         paths = {name: ("update-replace" if name in replacing else "update", True) for name in step.diffs or ()}
-    changes = []
+    changes: list[PropertyChange] = []
     for path, (kind, of_inputs) in sorted(paths.items()):
-        old = _plain(_at(step.old.inputs if of_inputs else step.old.outputs, path))
-        new = _plain(_at(step.new.inputs, path))
-        plain_kind: Any = kind.removesuffix("-replace")
-        changes.append(PropertyChange(path, plain_kind, old, new, is_unknown(new), kind.endswith("-replace")))
+        replaces = kind.endswith("-replace")
+        old, there, new = (_plain(_at(side, path)) for side in (step.old.inputs, step.old.outputs, step.new.inputs))
+        # What was changed by hand may differ in the outputs alone.
+        before = old if of_inputs and old != new else there
+        same = PropertyChange(path, "update", before, new, is_unknown(new), replaces)
+        changes += differences(path, before, new, replaces=replaces) or [same]
     return changes
+
+
+def differences(path: str, old: Any, new: Any, *, replaces: bool = False) -> list[PropertyChange]:  # noqa: ANN401
+    """Return in which of the values in them `old` and `new` differ, also within JSON documents; None is no value."""
+    old, new = _documents(old, new)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        pairs = [(_member(path, name), old.get(name), new.get(name)) for name in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list):
+        pairs = [(f"{path}[{number}]", *each) for number, each in enumerate(zip_longest(old, new))]
+    elif old == new:
+        return []
+    else:
+        kind = "add" if old is None else "delete" if new is None else "update"
+        return [PropertyChange(path, kind, old, new, is_unknown(new), replaces)]
+    return [change for pair in pairs for change in differences(*pair, replaces=replaces)]
+
+
+def outputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[PropertyChange]:
+    """Return which outputs of a stack differ, each as a whole, as that is how other stacks read them."""
+    changes: list[PropertyChange] = []
+    for name in {**old, **new}:
+        before, after = _plain(old.get(name)), _plain(new.get(name))
+        # A secret is encrypted in another way each time, so nobody can tell whether it is still the same.
+        if before != after or (name in old) != (name in new):
+            kind = "add" if name not in old else "delete" if name not in new else "update"
+            changes.append(PropertyChange(name, kind, before, after, is_unknown(after)))
+    return changes
+
+
+def _member(path: str, name: str) -> str:
+    if not re.fullmatch(r"[\w-]+", name):
+        return f'{path}["{name}"]'
+    return f"{path}.{name}" if path else name
+
+
+def _documents(old: Any, new: Any) -> tuple[Any, Any]:  # noqa: ANN401  any JSON
+    """Return both as what they say, where both are JSON documents."""
+    try:
+        said = json.loads(old), json.loads(new)
+    except (TypeError, ValueError):
+        return old, new
+    return said if all(isinstance(one, (Mapping, list)) for one in said) else (old, new)
 
 
 def _at(value: Any, path: str) -> Any:  # noqa: ANN401  any JSON
@@ -171,3 +222,45 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON
     if kind in {_ASSET, _ARCHIVE}:
         return f"sha256:{value.get('hash', '')}"
     return {name: _plain(one) for name, one in value.items() if name != _SIGNATURE}
+
+
+def caused(
+    changes: Iterable[Change], plan: Mapping[str, Any], outputs: Mapping[str, list[PropertyChange]]
+) -> list[Change]:
+    """Return `changes`, with the outputs of other stacks that they come from.
+
+    Args:
+        changes: What a preview shows.
+        plan: What ``pulumi preview --save-plan`` has written.
+        outputs: What each other stack will export differently.
+    """
+    return [
+        replace(
+            change, properties=[_with_causes(one, _sources(one, change, plan), outputs) for one in change.properties]
+        )
+        for change in changes
+    ]
+
+
+def _sources(change: PropertyChange, of: Change, plan: Mapping[str, Any]) -> list[str]:
+    """Return the projects whose outputs the property is made of."""
+    goal = plan["resourcePlans"].get(of.urn, {}).get("goal", {})
+    name = re.split(r"[.\[]", change.path)[0]
+    references = (goal.get("propertyDependencies") or {}).get(name) or []
+    return [urn.split("/")[-2] for urn in references if "::pulumi:pulumi:StackReference::" in urn]
+
+
+def _with_causes(
+    change: PropertyChange, projects: Iterable[str], outputs: Mapping[str, list[PropertyChange]]
+) -> PropertyChange:
+    found = [
+        f"{project}.{output.path}"
+        for project in projects
+        for output in outputs.get(project, [])
+        if (change.unknown if output.unknown else _within(output.new, change.new) or _within(output.old, change.old))
+    ]
+    return replace(change, causes=found)
+
+
+def _within(part: Any, whole: Any) -> bool:  # noqa: ANN401  any JSON
+    return part == whole or (isinstance(part, str) and part != "" and part in json.dumps(whole, ensure_ascii=False))

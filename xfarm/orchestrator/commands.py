@@ -15,8 +15,8 @@ from xfarm.orchestrator import graph, planning, scratch, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
-DRIFT: Final = 3
-"""The exit code that says that something was changed by hand."""
+DIFFERENT: Final = 3
+"""The exit code that says that something was changed by hand or, where that is asked for, would be changed."""
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -28,6 +28,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     refresh: bool = False,
     yes: bool = False,
     as_json: bool = False,
+    exit_code: bool = False,
 ) -> int:
     """Deploy, preview, destroy, or look for drift in, the stacks called ``stack``, and show what was done.
 
@@ -39,9 +40,11 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         refresh: Whether to look first at what is really there.
         yes: Whether to go ahead without asking.
         as_json: Whether to answer in JSON.
+        exit_code: Whether a preview is to tell by its exit code whether anything would change.
 
     Returns:
-        The exit code: 0 if all of it was done, 1 if not, `DRIFT` if something was changed by hand.
+        The exit code: 0 if all of it was done, 1 if not, `DIFFERENT` if something was changed by hand or, where that is
+        asked for, would be changed.
 
     Raises:
         UserError: Nothing was begun, and why.
@@ -61,7 +64,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
             console.print(f"Nothing is there: '{stack}' has no resources.")
     if not good:
         return 1
-    return DRIFT if operation == "drift" and any(report.changed for report in in_turn) else 0
+    different = any(report.changed or report.outputs for report in in_turn)
+    return DIFFERENT if different and (exit_code or operation == "drift") else 0
 
 
 def _run_all(operation: Operation, stack: str, chosen: set[str], console: Console, *, refresh: bool) -> list[Report]:
@@ -104,7 +108,7 @@ class _Run:
             return self._engine.preview(project, exports, refresh=self._refresh)
 
         def show(found: Preview) -> bool:
-            self._display.replay(found)
+            self._display.plan(found)
             return self._end(found.report)
 
         planner = planning.Planner(needs, self._engine.exports(), preview, show, self._interrupted)

@@ -29,8 +29,8 @@ from pulumi.automation.errors import InvalidVersionError
 from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import protection, recovery, refusals, scratch
-from xfarm.orchestrator.changes import CHANGES, Change, Steps
+from xfarm.orchestrator import changes, protection, recovery, refusals, scratch
+from xfarm.orchestrator.changes import CHANGES, Change, PropertyChange, Steps
 from xfarm.orchestrator.graph import dependencies, order
 from xfarm.orchestrator.scratch import Outputs
 from xfarm.paths import STACKS
@@ -50,6 +50,7 @@ class Report:
     reason: str = ""
     changes: dict[str, int] = field(default_factory=dict)
     steps: list[Change] = field(default_factory=list)
+    outputs: list[PropertyChange] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -194,9 +195,16 @@ class Engine:
                 unsure = self._recover_interrupted_update(project, stack, preview.notes.append, destroying=False)
                 with protection.refusing(state, project, self._stack, hear) as watch:
                     stack.preview(on_event=watch, refresh=refresh or unsure, plan=str(folder / "plan.json"))
-                preview.outputs = scratch.planned(folder / "plan.json")
+                plan.update(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
 
+        plan: scratch.Json = {}
         preview.report = _reported(project, act, preview.events.append)
+        if plan:
+            now = self.exports()
+            preview.outputs = scratch.planned(plan)
+            changed = {other: changes.outputs(now[other] or {}, exports[other] or {}) for other in exports}
+            preview.report.steps = changes.caused(preview.report.steps, plan, changed)
+            preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
         return preview
 
     def _act(

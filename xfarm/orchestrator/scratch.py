@@ -50,15 +50,21 @@ def exported(state: Json | None) -> Outputs | None:
     return next((resource.get("outputs", {}) for resource in resources if resource["type"] == _STACK), None)
 
 
-def planned(plan: Path) -> Outputs:
-    """Return what a stack will export, without what is not known yet.
+def planned(plan: Json) -> Outputs:
+    """Return what a stack will export.
 
     Args:
-        plan: The file that ``pulumi preview --save-plan`` has written.
+        plan: What ``pulumi preview --save-plan`` has written.
     """
-    resources = json.loads(plan.read_text(encoding="utf-8"))["resourcePlans"]
-    found: list[Outputs] = [steps["state"] or {} for urn, steps in resources.items() if f"::{_STACK}::" in urn]
-    return {name: value for outputs in found for name, value in outputs.items() if not is_unknown(value)}
+    found: list[Outputs] = [
+        steps["state"] or {} for urn, steps in plan["resourcePlans"].items() if f"::{_STACK}::" in urn
+    ]
+    return found[0] if found else {}
+
+
+def known(outputs: Outputs) -> Outputs:
+    """Return the outputs in which nothing is unknown."""
+    return {name: value for name, value in outputs.items() if not is_unknown(value)}
 
 
 @contextlib.contextmanager
@@ -71,7 +77,7 @@ def backend(
         stack: The name of the stacks.
         project: The one that is previewed.
         states: What ``pulumi stack export`` gives of each project; None where its stack was never made.
-        exports: What each of the others is to export; None where it is not deployed.
+        exports: What each of the others is to export, which may be unknown; None where it is not deployed.
 
     Yields:
         The folder.
@@ -96,11 +102,11 @@ def backend(
 
 def _only_outputs(stack: str, project: str, state: Json | None, outputs: Outputs) -> Json:
     """Return a state with nothing in it but what the stack exports."""
-    known = (state or {}).get("deployment") or {}
-    if "secrets_providers" not in known:
+    deployment = (state or {}).get("deployment") or {}
+    if "secrets_providers" not in deployment:
         outputs = {name: value for name, value in outputs.items() if _ENCRYPTED not in json.dumps(value)}
     urn = f"urn:pulumi:{stack}::{project}::{_STACK}::{project}-{stack}"
-    resource = {"urn": urn, "custom": False, "type": _STACK, "outputs": outputs}
-    return {name: known[name] for name in ("manifest", "secrets_providers") if name in known} | {
+    resource = {"urn": urn, "custom": False, "type": _STACK, "outputs": known(outputs)}
+    return {name: deployment[name] for name in ("manifest", "secrets_providers") if name in deployment} | {
         "resources": [resource]
     }
