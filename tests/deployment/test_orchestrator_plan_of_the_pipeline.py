@@ -38,8 +38,8 @@ def test_another_prefix_is_shown_where_it_arrives_and_nothing_of_it_is_unknown(p
     before = {path: path.read_bytes() for path in (pipeline.root / ".local/state").rglob("*") if path.is_file()}
     pipeline.configure("storage", "local", inputPrefix="drop/")
     assert changed(pipeline) == {
-        ("messaging", "bucket-notification"): ("update", ["queues"], False),
-        ("compute", "function"): ("update", ["environment"], False),
+        ("messaging", "bucket-notification"): ("update", ["queues[0].filterPrefix"], False),
+        ("compute", "function"): ("update", ["environment.variables.INPUT_PREFIX"], False),
     }
     after = {path: path.read_bytes() for path in (pipeline.root / ".local/state").rglob("*") if path.is_file()}
     assert after == before

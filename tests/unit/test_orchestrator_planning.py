@@ -38,7 +38,7 @@ class Stacks:
         self.previews[project] += 1
         report = Report(project, "failed" if project in self.failing else "done")
         outputs = (self.deployed[project] or {}) if project in self.failing else self.outputs(project, exports)
-        return Preview(report, [], outputs, [str(exports[other]) for other in self.graph[project]])
+        return Preview(report, [], outputs, [str(exports[other]) for other in self.graph[project]], exports, "")
 
     def show(self, found: Preview) -> bool:
         project = found.report.project

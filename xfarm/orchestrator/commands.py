@@ -1,9 +1,11 @@
 """What deploy, preview, destroy, drift and outputs do."""
 
+import contextlib
 import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -52,9 +54,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     console = Console(soft_wrap=True, stderr=as_json)
     chosen = _chosen(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
-    if operation in _DONE and stack != targets.LOCAL and not yes:
-        _confirm(operation, stack, console)
-    in_turn = _run_all(operation, stack, chosen, console, refresh=refresh)
+    in_turn = _Session(operation, stack, console, refresh=refresh, yes=yes).run(chosen)
     good = all(report.outcome in {"done", "absent"} for report in in_turn)
     if as_json:
         print(json.dumps([asdict(report) for report in in_turn], indent=2))
@@ -68,36 +68,100 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     return DIFFERENT if different and (exit_code or operation == "drift") else 0
 
 
-def _run_all(operation: Operation, stack: str, chosen: set[str], console: Console, *, refresh: bool) -> list[Report]:
-    """Do an operation to the projects that were chosen, in dependency order, and return the reports in that order."""
-    everything = graph.dependencies()
-    with Display(console, operation) as display:
+class _Session:
+    """What one command does to the stacks: an operation, before which its plan may have to be agreed to."""
+
+    def __init__(self, operation: Operation, stack: str, console: Console, *, refresh: bool, yes: bool) -> None:
+        self._operation: Operation = operation
+        self._stack = stack
+        self._console = console
+        self._refresh = refresh
+        self._planned = operation in _DONE and stack != targets.LOCAL
+        self._asking = self._planned and not yes
+        if self._asking and not sys.stdin.isatty():
+            raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
+
+    def run(self, chosen: set[str]) -> list[Report]:
+        """Do the operation to the projects that were chosen, and return the reports in the order of the stacks.
+
+        Raises:
+            UserError: Nothing was begun, and why.
+        """
+        everything = graph.dependencies()
+        reports: dict[str, Report] = {}
+        remaining = chosen
+        while remaining:
+            reports |= self._round(everything, remaining)
+            outdated = any(reports[project].outcome == "outdated" for project in remaining)
+            again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
+            remaining = again if outdated and self._asking else set()
+        in_order = graph.order(graph.part(everything, chosen))
+        return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
+
+    def _round(self, everything: graph.Graph, chosen: set[str]) -> dict[str, Report]:
+        """Plan what is to be planned, have it agreed to, and do it, all upon the states as they are now."""
         interrupted = threading.Event()
-        engine = Engine(stack, display.event, display.say, interrupted)
-        _refuse_gaps(engine, operation, everything, chosen)
-        _stop_at_a_safe_point(console, interrupted)
         needs = graph.part(everything, chosen)
-        run = _Run(engine, display, interrupted, refresh=refresh)
-        if operation == "preview":
-            run.preview(needs)
-        else:
-            run.update(operation, needs)
-        reports = run.reports
-    in_order = graph.order(needs)
-    return [reports[project] for project in (reversed(in_order) if operation == "destroy" else in_order)]
+        with Display(self._console, "preview" if self._planned else self._operation) as display:
+            engine = Engine(self._stack, display.event, display.say, interrupted)
+            _refuse_gaps(engine, self._operation, everything, chosen)
+            with _stopping_at_a_safe_point(self._console, interrupted):
+                run = _Run(engine, display, interrupted, refresh=self._refresh)
+                if self._planned or self._operation == "preview":
+                    run.plan(needs, destroying=self._operation == "destroy")
+                else:
+                    run.update(self._operation, needs)
+        if not self._planned:
+            return run.reports
+        self._agree(run.reports)
+        with Display(self._console, self._operation) as display, _stopping_at_a_safe_point(self._console, interrupted):
+            engine.tell(display.event, display.say)
+            done = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.found)
+            done.update(self._operation, needs)
+        return done.reports
+
+    def _agree(self, plan: dict[str, Report]) -> None:
+        """Show how much would be done, and ask whether it is to be.
+
+        Raises:
+            UserError: It isn't, or there is no telling what would be done.
+        """
+        self._console.print(summary(plan.values(), "preview"))
+        if not all(report.outcome in {"done", "absent"} for report in plan.values()):
+            raise UserError(f"there is no plan for all of it (see above), so nothing was {_DONE[self._operation]}.")
+        if self._asking and any(report.changed or report.outputs for report in plan.values()):
+            _confirm(self._operation, self._stack, self._console)
 
 
 class _Run:
-    """One walk through the stacks, and what came of it."""
+    """One walk through the stacks, and what came of it.
 
-    def __init__(self, engine: Engine, display: Display, interrupted: threading.Event, *, refresh: bool) -> None:
+    Args:
+        engine: Deals with each stack.
+        display: Shows what it does.
+        interrupted: Is set where nothing more is to be begun.
+        refresh: Whether to look first at what is really there.
+        plan: What was found of each project in the plan that was agreed to, where there was one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        display: Display,
+        interrupted: threading.Event,
+        *,
+        refresh: bool,
+        plan: Mapping[str, Preview] | None = None,
+    ) -> None:
         self.reports: dict[str, Report] = {}
+        self.found: dict[str, Preview] = {}
         self._engine = engine
         self._display = display
         self._interrupted = interrupted
         self._refresh = refresh
+        self._plan = plan or {}
 
-    def preview(self, needs: graph.Graph) -> None:
+    def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
         """Preview each project against what those that it needs will export."""
         if not scratch.usable():
             self._display.say("Pulumi Cloud keeps the state: each stack is shown against what the others export now.")
@@ -105,12 +169,15 @@ class _Run:
 
         def preview(project: str, exports: planning.Exports) -> Preview:
             self._display.start(project)
-            return self._engine.preview(project, exports, refresh=self._refresh)
+            return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
         def show(found: Preview) -> bool:
             self._display.plan(found)
+            self.found[found.report.project] = found
             return self._end(found.report)
 
+        if destroying:
+            needs = dict.fromkeys(needs, ())  # what the others export makes no difference to it
         planner = planning.Planner(needs, self._engine.exports(), preview, show, self._interrupted)
         self._leave_out(planner.walk())
 
@@ -122,7 +189,12 @@ class _Run:
                 self._leave_out({project})
                 return False
             self._display.start(project)
+            if project in self._plan and (differing := self._engine.differing(self._plan[project], before[project])):
+                reason = f"{' and '.join(differing)} changed after the plan was shown, so nothing of it was done"
+                return self._end(Report(project, "outdated", reason))
             return self._end(self._engine.run(project, operation, refresh=self._refresh))
+
+        before = needs if operation == "deploy" else dict.fromkeys(needs, ())
 
         if operation == "deploy":
             self._engine.create_missing(needs)
@@ -138,7 +210,7 @@ class _Run:
             report.outcome = "stopped"
         self.reports[report.project] = report
         self._display.finish(report)
-        return report.outcome != "failed"
+        return report.outcome not in {"failed", "outdated"}
 
     def _leave_out(self, projects: set[str]) -> None:
         self.reports |= {project: Report(project, outcome="left out") for project in projects}
@@ -178,14 +250,13 @@ _DONE = {"deploy": "deployed", "destroy": "destroyed"}
 
 
 def _confirm(operation: Operation, stack: str, console: Console) -> None:
-    if not sys.stdin.isatty():
-        raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
     wanted, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
     if console.input(f"Type '{wanted}' to {operation} '{stack}'{what}: ").strip() != wanted:
         raise UserError(f"that was not '{wanted}', so nothing was done.")
 
 
-def _stop_at_a_safe_point(console: Console, interrupted: threading.Event) -> None:
+@contextlib.contextmanager
+def _stopping_at_a_safe_point(console: Console, interrupted: threading.Event) -> Iterator[None]:
     """Make Ctrl-C let the engine, which hears it too, finish what it is doing, and begin nothing else."""
 
     def note(_number: int, _frame: object) -> None:
@@ -193,7 +264,11 @@ def _stop_at_a_safe_point(console: Console, interrupted: threading.Event) -> Non
             console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
         interrupted.set()
 
-    signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:

@@ -67,6 +67,8 @@ class Display:
     def finish(self, report: Report) -> None:
         """Show that the engine is done with a stack."""
         self._progress.remove_task(self._tasks.pop(report.project))
+        if report.outcome == "outdated":
+            self._console.print(f"[bold yellow]{report.project}[/]:", _plain(report.reason) + ".", highlight=False)
         if report.outcome == "failed":
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -46,7 +47,7 @@ class Report:
     """What an operation did to one stack."""
 
     project: str
-    outcome: Literal["done", "failed", "stopped", "left out", "absent"] = "done"
+    outcome: Literal["done", "failed", "stopped", "left out", "absent", "outdated"] = "done"
     reason: str = ""
     changes: dict[str, int] = field(default_factory=dict)
     steps: list[Change] = field(default_factory=list)
@@ -61,12 +62,23 @@ class Report:
 
 @dataclass
 class Preview:
-    """What a preview of one stack found."""
+    """What a preview of one stack found.
+
+    Attributes:
+        report: What would be done.
+        events: What the engine said.
+        outputs: What the stack will export.
+        notes: What was done besides, in lines for people.
+        exports: What it took the other stacks to export.
+        sources: The digest of the program and the settings that it was made of.
+    """
 
     report: Report
     events: list[EngineEvent]
     outputs: Outputs
     notes: list[str]
+    exports: Mapping[str, Outputs | None]
+    sources: str
 
 
 class _Workspace(LocalWorkspace):
@@ -174,16 +186,63 @@ class Engine:
         drift = operation == "drift"
         return _reported(project, act, lambda event: self._on_event(project, event), refreshing=drift)
 
-    def preview(self, project: str, exports: Mapping[str, Outputs | None], *, refresh: bool = False) -> Preview:
-        """Preview a deployment of one stack, and write nothing to any state.
+    def tell(self, on_event: OnEvent, say: Callable[[str], None]) -> None:
+        """Tell others from now on what the engine does."""
+        self._on_event, self._say = on_event, say
+
+    def differing(self, preview: Preview, needs: Iterable[str]) -> list[str]:
+        """Return what is no longer as it was when a stack was previewed: its state, its program, what it reads.
+
+        Args:
+            preview: What was found.
+            needs: The projects whose outputs the stack reads, and which are as they are going to be.
+
+        Raises:
+            UserError: The stacks' state can't be reached.
+        """
+        project, needs = preview.report.project, list(needs)
+        with ThreadPoolExecutor() as pool:
+            ask = partial(_ask, self._command, ("stack", "export", "--stack", self._stack))
+            states = dict(zip((project, *needs), pool.map(ask, (project, *needs)), strict=True))
+        found = []
+        if scratch.resources(states[project]) != scratch.resources(self._exported[project]):
+            found.append("its state")
+        if scratch.sources(project) != preview.sources:
+            found.append("its program or settings")
+        for other in needs:
+            planned, actual = preview.exports[other] or {}, scratch.exported(states[other]) or {}
+            found += [
+                f"{other}.{output.path}"
+                for output in changes.outputs(scratch.known(planned), actual)
+                if not scratch.is_unknown(planned.get(output.path))
+            ]
+        return found
+
+    def preview(
+        self,
+        project: str,
+        exports: Mapping[str, Outputs | None],
+        *,
+        refresh: bool = False,
+        destroying: bool = False,
+    ) -> Preview:
+        """Preview the deployment or the destruction of one stack, and write nothing to any state.
 
         Args:
             project: The name of the project, which is that of its folder.
             exports: What each other project exports by then; None where it is not deployed.
             refresh: Whether to look first at what is really there, rather than trust the state.
+            destroying: Whether the stack is to be destroyed.
         """
         state = self._states[project] or {}
-        preview = Preview(Report(project), [], scratch.exported(self._exported[project]) or {}, [])
+        outputs = scratch.exported(self._exported[project]) or {}
+        preview = Preview(Report(project), [], outputs, [], exports, scratch.sources(project))
+
+        def destroy(hear: Hear) -> None:
+            with scratch.backend(self._stack, project, self._exported, exports) as folder:
+                stack = _Stack(self._stack, project, self._command, "--ignore-protect", backend=folder)
+                unsure = self._recover_interrupted_update(project, stack, preview.notes.append, destroying=True)
+                stack.preview_destroy(on_event=hear, refresh=refresh or unsure)
 
         def act(hear: Hear) -> None:
             if not scratch.usable():
@@ -198,7 +257,10 @@ class Engine:
                 plan.update(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
 
         plan: scratch.Json = {}
-        preview.report = _reported(project, act, preview.events.append)
+        if destroying and self._states[project] is None:
+            preview.report.outcome = "absent"
+            return preview
+        preview.report = _reported(project, destroy if destroying else act, preview.events.append)
         if plan:
             now = self.exports()
             preview.outputs = scratch.planned(plan)
@@ -359,19 +421,19 @@ def _command() -> PulumiCommand:
 
 
 def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
-
-    def ask(project: str) -> Any:  # noqa: ANN401  any JSON
-        try:
-            answer = command.run(list(arguments), str(STACKS / project), {})
-        except StackNotFoundError:
-            return None
-        except CommandError as error:
-            raise UserError(f"{project}: {explain(error)}.") from error
-        return json.loads(answer.stdout)
-
     projects = order(dependencies())
     with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(ask, projects), strict=True))
+        return dict(zip(projects, pool.map(partial(_ask, command, arguments), projects), strict=True))
+
+
+def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> Any:  # noqa: ANN401  any JSON
+    try:
+        answer = command.run(list(arguments), str(STACKS / project), {})
+    except StackNotFoundError:
+        return None
+    except CommandError as error:
+        raise UserError(f"{project}: {explain(error)}.") from error
+    return json.loads(answer.stdout)
 
 
 def explain(error: CommandError) -> str:

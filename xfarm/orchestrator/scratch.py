@@ -7,6 +7,7 @@ state of the stack itself as it is, its secrets still encrypted, and of all othe
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from xfarm.paths import ROOT, STACKS
 
 Json = dict[str, Any]
 Outputs = dict[str, Any]
@@ -46,8 +49,26 @@ def exported(state: Json | None) -> Outputs | None:
     Args:
         state: What ``pulumi stack export`` gives; None where the stack was never made.
     """
-    resources = ((state or {}).get("deployment") or {}).get("resources", [])
-    return next((resource.get("outputs", {}) for resource in resources if resource["type"] == _STACK), None)
+    found = (resource.get("outputs", {}) for resource in resources(state) if resource["type"] == _STACK)
+    return next(found, None)
+
+
+def resources(state: Json | None) -> list[Json]:
+    """Return the resources in a state as ``pulumi stack export`` gives it, also those that are being created."""
+    deployment = (state or {}).get("deployment") or {}
+    pending = [operation["resource"] for operation in deployment.get("pending_operations") or []]
+    return (deployment.get("resources") or []) + pending
+
+
+def sources(project: str) -> str:
+    """Return a digest of what a project's program and settings are: of all files that make a difference to it."""
+    digest = hashlib.sha256()
+    for folder in (STACKS / project, ROOT / "shared", ROOT / "lambda_code"):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{path.relative_to(ROOT)}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 def planned(plan: Json) -> Outputs:
