@@ -238,10 +238,17 @@ class Engine:
         outputs = scratch.exported(self._exported[project]) or {}
         preview = Preview(Report(project), [], outputs, [], exports, scratch.sources(project))
 
+        def recover(stack: Stack) -> bool:
+            """Do to the copy of the state what a deployment would first do to the state."""
+            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
+                return False
+            preview.notes.append(f"{project}: an update was cut off, or still runs. Shown is what it leaves to do.")
+            return True
+
         def destroy(hear: Hear) -> None:
             with scratch.backend(self._stack, project, self._exported, exports) as folder:
                 stack = _Stack(self._stack, project, self._command, "--ignore-protect", backend=folder)
-                unsure = self._recover_interrupted_update(project, stack, preview.notes.append, destroying=True)
+                unsure = recover(stack)
                 stack.preview_destroy(on_event=hear, refresh=refresh or unsure)
 
         def act(hear: Hear) -> None:
@@ -251,7 +258,7 @@ class Engine:
                 return
             with scratch.backend(self._stack, project, self._exported, exports) as folder:
                 stack = _Stack(self._stack, project, self._command, backend=folder)
-                unsure = self._recover_interrupted_update(project, stack, preview.notes.append, destroying=False)
+                unsure = recover(stack)
                 with protection.refusing(state, project, self._stack, hear) as watch:
                     stack.preview(on_event=watch, refresh=refresh or unsure, plan=str(folder / "plan.json"))
                 plan.update(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
@@ -283,7 +290,10 @@ class Engine:
             return
         state = self._states[project] or {}
         destroying = operation == "destroy"
-        refresh = self._recover_interrupted_update(project, stack, self._say, destroying=destroying) or refresh
+        if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
+            refresh = True
+            what = ", ".join(names)
+            self._say(f"{project}: the last update was cut off. Looking for what it did{what and ' to '}{what}.")
         if destroying:
             stack = _Stack(self._stack, project, self._command, "--ignore-protect")
         elif protection.unprotected(state):
@@ -314,29 +324,25 @@ class Engine:
             self._states[project] = _contents(stack.export_stack())
             action()
 
-    def _recover_interrupted_update(
-        self, project: str, stack: Stack, say: Callable[[str], None], *, destroying: bool
-    ) -> bool:
+    def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> list[str] | None:
         """Find out what became of the operations that an update of the stack had begun when it was cut off.
 
         Args:
             project: The stack's project.
             stack: The stack.
-            say: Is told, in a line for people, what is looked for.
             destroying: Whether it is to be destroyed, so that nothing may be forgotten.
 
         Returns:
-            Whether there were any, so that only a refresh makes the state true.
+            The names of what is to be looked for, by a refresh; None where there were no such operations.
         """
         if not (self._states[project] or {}).get("pending_operations"):
-            return False
+            return None
         # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
         stack.refresh()
         state = stack.export_stack()
-        names = ", ".join(recovery.resolve_pending_creates(_contents(state), destroying=destroying))
-        say(f"{project}: the last update was cut off. Looking for what it did{names and ' to '}{names}.")
+        names = recovery.resolve_pending_creates(_contents(state), destroying=destroying)
         stack.import_stack(state)
-        return True
+        return names
 
 
 def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refreshing: bool = False) -> Report:
