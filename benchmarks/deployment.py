@@ -3,8 +3,8 @@
 Times are those of whole commands, from start to end, on an emulator of each one's own. What is compared is
 
 - the stacks, by ``python -m xfarm``;
-- ``peer/main.tf``: the same resources in one module, written as the provider's documentation does;
-- the same module with the stacks' own graph (``peer/same_graph``), which tells what of the difference is the graph's.
+- the same resources in one module of Terraform's (`benchmarks.peer`), as the provider's documentation would write them;
+- the same module with the stacks' own graph, which tells what of the difference is the graph's.
 """
 
 import json
@@ -24,6 +24,7 @@ from zipfile import ZipFile
 
 from rich.console import Console
 
+from benchmarks import peer
 from benchmarks.commands import check
 from benchmarks.figures import seconds, table
 from tests.support.checkout import Checkout, free_port
@@ -34,7 +35,6 @@ from xfarm.paths import ROOT
 from xfarm.toolchain import terraform
 
 ROUNDS: Final = 3
-PEER: Final = Path(__file__).parent / "peer"
 OPERATIONS: Final = ("deploy", "preview", "destroy")
 
 
@@ -123,14 +123,14 @@ class Module:
 
     name: str
     folder: Path
-    sources: Iterable[Path]
+    content: Mapping[str, object]
+    """In Terraform's JSON syntax."""
     emulator: Emulator = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.emulator = Emulator(self.folder / "emulator", free_port())
-        for source in self.sources:
-            shutil.copy(source, self.folder)
+        (self.folder / "main.tf.json").write_text(json.dumps(self.content, indent=2), encoding="utf-8")
         with ZipFile(self.folder / "code.zip", "w") as code:
             for source in (ROOT / "lambda_code").glob("*.py"):
                 code.write(source, source.name)
@@ -238,9 +238,8 @@ def run(console: Console) -> None:
         contestants: list[Contestant] = [stacks]
         try:
             if shutil.which("terraform"):
-                main = PEER / "main.tf"
-                contestants.append(Module("one module", Path(folder) / "peer", [main]))
-                same = [main, *(PEER / "same_graph").glob("*.tf")]
+                usual, same = peer.module(same_graph=False), peer.module(same_graph=True)
+                contestants.append(Module("one module", Path(folder) / "peer", usual))
                 contestants.append(Module("one module, same graph", Path(folder) / "same", same))
             else:
                 console.print(
@@ -267,15 +266,15 @@ def _compare(console: Console, contestants: list[Contestant]) -> None:
                 taken[contestant.name, operation].append(time.monotonic() - begun)
                 if operation == "deploy":
                     paths[contestant.name] = critical_path(contestant.deployed())
-    ours, *peers = (contestant.name for contestant in contestants)
+    ours, *others = (contestant.name for contestant in contestants)
     rows = []
     for operation in OPERATIONS:
         row = [operation, seconds(taken[ours, operation])]
-        for peer in peers:
-            ratio = median(taken[ours, operation]) / median(taken[peer, operation])
-            row += [seconds(taken[peer, operation]), f"{ratio:.2f}"]
+        for other in others:
+            ratio = median(taken[ours, operation]) / median(taken[other, operation])
+            row += [seconds(taken[other, operation]), f"{ratio:.2f}"]
         rows.append(row)
-    head = ["", ours, *(name for peer in peers for name in (peer, "ratio"))]
+    head = ["", ours, *(name for other in others for name in (other, "ratio"))]
     table(console, f"Medians of {ROUNDS} rounds, in turn", head, rows)
     for name, path in paths.items():
         steps = [(resource, f"{step:.2f}") for resource, step in path]

@@ -46,7 +46,7 @@ from benchmarks.pipeline import written
 from tests.emulator.pipeline.test_memory import MIB, handle
 from tests.support.checkout import Checkout
 from tests.support.driver import EMPTY, Driver
-from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
 from tests.support.small_stacks import SETTINGS
 from tests.support.waiting import eventually
 from xfarm.operations.pipeline import counts
@@ -140,7 +140,7 @@ def _numbers(console: Console) -> None:
                 patch.setattr(boto3, "DEFAULT_SESSION", None)
                 # The emulator takes twelve digits for the account's own root.
                 patch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
-                driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
+                driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
                 eventually(driver.logged)  # the function has started: S3's test message comes first
                 rows.append(_number(driver, number))
                 driver.remove()

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.figures import percentile, table
 from tests.support.driver import Driver
-from tests.support.emulated_pipeline import declared, make, private_emulator, running
+from tests.support.emulated_pipeline import create_pipeline, declared, private_emulator, running
 from tests.support.waiting import eventually
 from xfarm.operations.pipeline import Pipeline
 from xfarm.paths import ROOT
@@ -144,10 +144,10 @@ class Context:
 def run(console: Console) -> None:
     """Measure the pipeline, then the function's start, then its cost above that of S3."""
     with TemporaryDirectory() as folder, running(private_emulator(Path(folder))) as emulator:
-        driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
+        driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
         _print_feedings(console, driver)
         _print_first_file(console, driver)
-        driver.feed(enabled=False)  # what follows is not for the pipeline
+        driver.set_mapping(enabled=False)  # what follows is not for the pipeline
         _print_start(console, driver)
         _print_cost(console, driver.pipeline)
 

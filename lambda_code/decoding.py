@@ -1,7 +1,7 @@
-"""From the bytes of a file to its lines of text: decompression, encodings, line ends.
+"""Turns the bytes of a file into lines of text: decompression, encodings, line ends.
 
-Whatever the file, what is in memory at a time is bounded by `PIECE_BYTES` and `MAX_RECORD_CHARACTERS`, and the work by
-the file's size, or by `MAX_DECOMPRESSED_BYTES` where it is compressed.
+`PIECE_BYTES` and `MAX_RECORD_CHARACTERS` limit the memory that any file takes. The work is limited by the file's size
+or, for a compressed file, by `MAX_DECOMPRESSED_BYTES`.
 """
 
 import codecs
@@ -13,33 +13,33 @@ from itertools import chain
 from typing import Final
 
 PIECE_BYTES: Final = 64 * 1024
-"""How much is decompressed and decoded at a time, in bytes. What decides on the format has to be in the first piece."""
+"""The number of bytes decompressed and decoded at a time. The format is detected from the first piece alone."""
 
 MAX_DECOMPRESSED_BYTES: Final = 512 * 1024 * 1024
-"""The most that a gzipped file may hold, in bytes: it may be 1,032 times its size ("zlib Technical Details").
+"""The most that a gzipped file may contain, in bytes: it can be 1,032 times its size ("zlib Technical Details").
 
-So much takes a whole processor 6 s as CSV, 10 s as JSON Lines, and 2.5 minutes as nothing but line ends.
+On a full CPU, this much takes 6 s as CSV, 10 s as JSON Lines, and 2.5 minutes if it is only line ends.
 """
 
 MAX_RECORD_CHARACTERS: Final = 1024 * 1024
-"""The longest record that is read, with its line end: this, not the size of the file, bounds the memory.
+"""The longest record that is read, including its line end. This limits the memory, not the size of the file.
 
-One over several lines may be longer by a piece.
+A record over several lines can be up to one piece longer.
 """
 
 GZIP: Final = b"\x1f\x8b"
 
-_GZIP_FORMAT: Final = 16 + zlib.MAX_WBITS  # zlib's way to say so: the zlib module's page, `decompress`
+_GZIP_FORMAT: Final = 16 + zlib.MAX_WBITS  # the `wbits` for gzip: `zlib.decompress` in Python's documentation
 
 _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before that of UTF-16, which it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-# How two characters of Latin-1 begin a text without a byte order mark (RFC 4627, section 3).
+# A text without a byte order mark that begins with two characters of Latin-1 (RFC 4627, section 3).
 _WITHOUT_MARK: Final = (
     (re.compile(rb"[^\0]\0\0\0[^\0]\0\0\0", re.DOTALL), "utf-32-le"),
     (re.compile(rb"\0\0\0[^\0]\0\0\0[^\0]", re.DOTALL), "utf-32-be"),
@@ -48,11 +48,11 @@ _WITHOUT_MARK: Final = (
 )
 
 _BINARY: Final = re.compile(rb"[\0-\x08\x0e-\x19\x1c-\x1f]")
-"""Control characters that no text has; 0x1A ends a text of MS-DOS, 0x1B is of terminals."""
+"""Control characters that no text contains. Texts do contain 0x1A (end of file in MS-DOS) and 0x1B (terminals)."""
 
 
 class MalformedError(ValueError):
-    """A file is not what it claims to be; the text says in what way, in words that no Python version changes."""
+    """A file is not what it claims to be; the message says why and is the same in every Python version."""
 
 
 class TooLongError(MalformedError):
@@ -60,7 +60,7 @@ class TooLongError(MalformedError):
 
 
 def pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Cut a stream into pieces of `PIECE_BYTES`, so that no answer depends on where its chunks happen to end."""
+    """Cut a stream into pieces of `PIECE_BYTES`, so that the result does not depend on where its chunks end."""
     pending = bytearray()
     try:
         for chunk in chunks:
@@ -70,23 +70,23 @@ def pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 yield bytes(pending[start : start + PIECE_BYTES])
             del pending[:whole]
     except MalformedError:
-        yield bytes(pending)  # what was whole comes before what is not, so that its line is the right one
+        yield bytes(pending)  # the valid bytes first, so that the error is reported for the right line
         raise
     yield bytes(pending)
 
 
 def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompress gzip, which may be several members one after the other (RFC 1952, section 2.2), in small pieces.
+    """Decompress gzip, of one or more members (RFC 1952, section 2.2), in small pieces.
 
     Raises:
-        MalformedError: It is damaged, cut off, or holds more than `MAX_DECOMPRESSED_BYTES`.
+        MalformedError: It is damaged, truncated, or contains more than `MAX_DECOMPRESSED_BYTES`.
     """
     room, member = MAX_DECOMPRESSED_BYTES, zlib.decompressobj(_GZIP_FORMAT)
     for chunk in chunks:
         rest = chunk
         while rest:
             if member.eof:
-                rest = rest.lstrip(b"\0")  # padding, as on tapes: gzip itself skips it
+                rest = rest.lstrip(b"\0")  # padding, which gzip skips too
                 if not rest:
                     break
                 member = zlib.decompressobj(_GZIP_FORMAT)
@@ -104,14 +104,14 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def encoding_of(start: bytes, parameters: str) -> str:
-    """Return the encoding of a text, by Python's name.
+    """Return Python's name for the encoding of a text.
 
-    A byte order mark says it, or that every other byte is zero as in UTF-16. A charset is believed where it is one of
-    those of one byte a character, as no look at the bytes can tell these apart. Everything else is taken for UTF-8.
+    A byte order mark decides, or the zero bytes of UTF-16 and UTF-32. A declared charset is used only if it is a
+    single-byte encoding, as these can't be detected from the bytes. Everything else is read as UTF-8.
 
     Args:
         start: The first bytes of the text.
-        parameters: What comes after the media type in its content type, in lower case.
+        parameters: The part of its content type after the media type, in lower case.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
@@ -127,7 +127,7 @@ def decode(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
     """Decode a stream.
 
     Raises:
-        MalformedError: A byte is not of that encoding; all before it has been given out.
+        MalformedError: A byte is not valid in this encoding; everything before it has been yielded.
     """
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
@@ -140,7 +140,7 @@ def decode(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
 
 
 def _not_of(encoding: str, error: UnicodeDecodeError) -> str:
-    """Say why bytes could not be decoded, with what they most likely are."""
+    """Return why bytes could not be decoded, and what they most likely are."""
     if encoding != "utf-8":
         return f"not {encoding.upper()}"
     if _BINARY.search(error.object):
@@ -148,7 +148,7 @@ def _not_of(encoding: str, error: UnicodeDecodeError) -> str:
     if error.reason == "unexpected end of data":
         return "not UTF-8: it ends within a character"
     if not error.object[: error.start].isascii():
-        return "not UTF-8"  # but what comes before was
+        return "not UTF-8"  # the text before it was, so it is not Windows-1252
     try:
         error.object[error.start :].decode("windows-1252")
     except UnicodeDecodeError:
@@ -160,9 +160,8 @@ class Lines:
     r"""The lines of a text, each with its end: `\n`, `\r\n` or `\r`.
 
     Attributes:
-        record_line: The line, from 1, that the current record begins on. Whoever reads the lines sets it after each
-            record, and so says that there is one.
-        ended: Whether all lines have been given out, and one more was asked for.
+        record_line: The line, from 1, on which the current record begins. The reader sets it after each record.
+        ended: Whether the reader has asked for a line after the last one.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -171,18 +170,18 @@ class Lines:
         self._texts = texts
 
     def __iter__(self) -> Iterator[str]:
-        """Give out the lines.
+        """Return an iterator over the lines.
 
         Raises:
             TooLongError: A record is longer than `MAX_RECORD_CHARACTERS`.
         """
-        return chain.from_iterable(self._blocks())  # not line by line: that takes a third of the time of all
+        return chain.from_iterable(self._blocks())  # yielding single lines takes a third of the total time
 
     def _blocks(self) -> Iterator[list[str]]:
-        rest, first, before = "", 1, 0  # `first` is the number of the block's first line
+        rest, first, before = "", 1, 0  # `first`: the number of the block's first line
         for text in self._texts:
             block = list(StringIO(rest + text, newline=""))
-            # The last line may go on in the next piece, as may its end after a "\r".
+            # The last line may continue in the next piece, and so may its end: "\r" here, "\n" there.
             rest = block.pop() if block and not block[-1].endswith("\n") else ""
             _check_length(before, block[0] if block else rest)
             yield block
@@ -196,7 +195,7 @@ class Lines:
 
 
 def _check_length(before: int, line: str) -> None:
-    """Refuse a line with which its record is too long, of which there are so many characters ``before`` it."""
+    """Raise if a line makes its record too long; `before` is the number of the record's characters before it."""
     if before + len(line) > MAX_RECORD_CHARACTERS:
         remark = " over several lines, as if a quote were never closed" if before else ""
         raise TooLongError(f"a record longer than {MAX_RECORD_CHARACTERS} characters{remark}")

@@ -1,18 +1,21 @@
-"""The Lambda function: each file that S3 announces through the queue becomes one JSON document.
+"""The Lambda function: it writes one JSON document for each file that S3 announces through the queue.
 
-`handler` takes a batch of messages apart and says which of them failed; `s3_events` reads what S3 wrote into them;
-`process` does the work on one file. A message fails alone, is retried by the queue, and ends in the dead-letter queue
-if it goes on failing.
+`handler` takes a batch of messages and returns those that failed, `s3_events` parses what S3 wrote into them, and
+`process` does the work on one file. Each message fails alone: the queue retries it, and moves it to the dead-letter
+queue if it keeps failing.
 
 The environment sets INPUT_PREFIX (default "inputs/") and OUTPUT_PREFIX (default "outputs/"), where the documents go:
-`inputs/a.csv` becomes `outputs/a.csv.json`, see `result_keys`. Every key that is announced is read, unless it is under
-OUTPUT_PREFIX: while the input prefix changes, files under the earlier one, or the next one, are still on their way.
+`inputs/a.csv` becomes `outputs/a.csv.json`, see `result_keys`. The function reads every announced key that is not under
+OUTPUT_PREFIX, not only those under INPUT_PREFIX: after a change of the input prefix, the queue still has messages about
+files under the old one.
 
-The role needs, beside what every function needs: s3:GetObject and s3:GetObjectVersion on the bucket's objects,
-s3:PutObject on the outputs, and s3:ListBucket on the bucket. Without the last, S3 answers 403 and not 404 when an
-object is not there (Amazon S3 API Reference, "GetObject", "Permissions"), and a file that has been deleted would be
-retried as if access to it were denied.
+In addition to what every function needs, the role needs s3:GetObject and s3:GetObjectVersion on the bucket's objects,
+s3:PutObject on the outputs, and s3:ListBucket on the bucket. Without s3:ListBucket, S3 answers 403 instead of 404 for
+an object that does not exist (Amazon S3 API Reference, "GetObject", "Permissions"), and a deleted file would be retried
+as if access to it were denied.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -22,7 +25,6 @@ import time
 import traceback
 from contextlib import closing
 from dataclasses import asdict
-from types import FrameType
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import boto3
@@ -33,6 +35,8 @@ from result_keys import key_digest, result_keys
 from s3_events import Json, NotUnderstoodError, ObjectCreated, is_newer, parse
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from mypy_boto3_s3.type_defs import GetObjectRequestTypeDef, PutObjectRequestTypeDef
 
 INPUT_PREFIX: Final = os.environ.get("INPUT_PREFIX", "inputs/")
@@ -41,28 +45,28 @@ if INPUT_PREFIX.startswith(OUTPUT_PREFIX) or OUTPUT_PREFIX.startswith(INPUT_PREF
     raise ValueError("INPUT_PREFIX and OUTPUT_PREFIX overlap: the function would process its own results for ever")
 
 CHUNK_BYTES: Final = 256 * 1024
-"""How much of an object is read at a time, in bytes."""
+"""The number of bytes of an object that are read at a time."""
 
 TIME_MARGIN_MS: Final = 2000
-"""How much of its time an invocation keeps back, in milliseconds, to say which messages failed.
+"""The time at the end of an invocation, in milliseconds, that is reserved for reporting the messages that failed.
 
-Never more than a quarter: a function may have a timeout of one second.
+It is at most a quarter of the timeout, which may be as short as one second.
 """
 
 ALARM_INTERVAL_S: Final = 1
-"""How long after the end of a file's time, and then how often, `process` is interrupted again if it goes on."""
+"""The seconds after which a `process` that continues in spite of its interruption is interrupted again."""
 
-ALL_BUT: Final = 0.9
-"""The part of an invocation's time above which a file is said to have had all of it."""
+ALMOST_ALL: Final = 0.9
+"""The part of an invocation's time from which a file counts as having had all of it."""
 
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 10
 
 STORE_ATTEMPTS: Final = 10
-"""How often a document is offered to S3. Each refusal means that another invocation wrote the same key just then."""
+"""How often the function tries to write a document. Each refusal means that another invocation has just written it."""
 
-# Made once an execution environment and not once a call (AWS Lambda Developer Guide, "Best practices for working with
-# AWS Lambda functions"). What fails after these retries is retried by the queue.
+# Created once in each execution environment, not in each call (AWS Lambda Developer Guide, "Best practices for working
+# with AWS Lambda functions"). After these retries the message fails, and the queue retries it.
 S3: Final = boto3.client(
     "s3",
     config=Config(
@@ -74,51 +78,51 @@ S3: Final = boto3.client(
 
 
 class Context(Protocol):
-    """The part of Lambda's context object that is used."""
+    """The part of Lambda's context object that the function uses."""
 
     @property
     def aws_request_id(self) -> str:
-        """The id of this invocation, as in Lambda's own log lines."""
+        """The id of this invocation, as in Lambda's log lines."""
         ...
 
     def get_remaining_time_in_millis(self) -> int:
-        """Tell how long this invocation may still take."""
+        """Return how many milliseconds this invocation has left."""
         ...
 
 
 class BatchItemFailure(TypedDict):
-    """One message that is to be delivered again."""
+    """A message that the queue must deliver again."""
 
     itemIdentifier: str
 
 
 class BatchResponse(TypedDict):
-    """What Lambda is told about a batch (AWS Lambda Developer Guide, "Handling errors for an SQS event source")."""
+    """The handler's response to a batch (AWS Lambda Developer Guide, "Handling errors for an SQS event source")."""
 
     batchItemFailures: list[BatchItemFailure]
 
 
 class Interruption(BaseException):
-    """The invocation has no time left for the file that it is at.
+    """The invocation has no time left for the current file.
 
-    It is no Exception, so that neither botocore nor a `process` that catches these goes on as if nothing had happened.
+    It is not an `Exception`, so that neither botocore nor a `process` that catches every `Exception` continues.
     """
 
 
 class OutOfTimeError(Exception):
-    """The file was not finished in time; the message is for the next invocation."""
+    """The file was not finished in time."""
 
 
 class NotBegunError(Exception):
-    """The time was used up before the file was begun; the message is for the next invocation."""
+    """The time was used up before the file was begun."""
 
 
 class ContendedError(Exception):
-    """Other invocations wrote the same document again and again; the message is for later."""
+    """Other invocations or other files' results prevented the document from being written."""
 
 
 ALLOW_KEY: Final = (
-    "add the key's ARN to compute:kmsKeyArns, see that the key's policy allows the function's role, then redrive"
+    "add the key's ARN to compute:kmsKeyArns, check that the key's policy allows the function's role, then redrive"
 )
 REASONS: Final = (
     ("InvalidObjectState", "", "archived: restore it, then redrive"),
@@ -128,45 +132,44 @@ REASONS: Final = (
         "the function's role may not read it: change its policies or the bucket's, then redrive",
     ),
     ("AccessDenied", "perform: kms:", f"encrypted with a KMS key that the function may not use: {ALLOW_KEY}"),
-    ("AccessDenied", "ciphertext", f"its KMS key is not there, or the function may not use it: {ALLOW_KEY}"),
+    ("AccessDenied", "ciphertext", f"its KMS key does not exist, or the function may not use it: {ALLOW_KEY}"),
     (
         "AccessDenied",
         "",
-        f"either the function's role may not read it: change the policies; or not use its KMS key: {ALLOW_KEY}",
+        f"either the function's role may not read it: change the policies; or may not use its KMS key: {ALLOW_KEY}",
     ),
     (
         "InvalidRequest",
         "Server Side Encryption",
-        "encrypted with a key of the uploader's own, which S3 does not keep (SSE-C): upload it again without that",
+        "encrypted with the uploader's own key, which S3 does not store (SSE-C): upload it again without SSE-C",
     ),
     ("KMS.DisabledException", "", "its KMS key is disabled: enable the key, then redrive"),
     (
         "KMS.KMSInvalidStateException",
         "",
-        "its KMS key can't be used in the state it is in, such as pending deletion: end that state, then redrive",
+        "its KMS key can't be used in its present state, such as pending deletion: change the state, then redrive",
     ),
-    ("KMS.NotFoundException", "", "its KMS key is not found: if it was deleted, upload the file again"),
+    ("KMS.NotFoundException", "", "its KMS key was not found: if it was deleted, upload the file again"),
 )
-"""Why S3 does not give out an object: the code of its error, what the message has in it, and what to do.
+"""Why S3 refuses to return an object: the error's code, a part of its message, and the reason with what to do.
 
-The first that applies is taken. Sources: Amazon S3 API Reference, "GetObject"; Amazon S3 User Guide, "Troubleshoot
-access denied (403 Forbidden) errors"; AWS KMS Developer Guide, "Key states of AWS KMS keys".
+The first match applies. Sources: Amazon S3 API Reference, "GetObject"; Amazon S3 User Guide, "Troubleshoot access
+denied (403 Forbidden) errors"; AWS KMS Developer Guide, "Key states of AWS KMS keys".
 """
 
 
 def handler(event: Json, context: Context) -> BatchResponse:
     """Process a batch of messages from the queue.
 
-    It returns whatever the event looks like: an exception here would fail the messages that succeeded too.
+    The handler never raises, whatever the event looks like: an exception would fail the messages that succeeded too.
 
     Args:
         event: What the event source mapping sends: `{"Records": [{"messageId": ..., "body": ...}, ...]}`.
         context: Lambda's context object.
 
     Returns:
-        The messages that failed. Only ids that the event contains are reported, as Lambda takes an id that it does
-        not know, or an empty one, to mean that the whole batch failed. What has no id is not from a queue, and there
-        is nothing to deliver again: it is logged.
+        The messages that failed. A message without an id is only logged: Lambda treats an unknown or empty id in the
+        response as a failure of the whole batch.
     """
     messages = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(messages, list):
@@ -175,20 +178,20 @@ def handler(event: Json, context: Context) -> BatchResponse:
     deadline = Deadline(context)
     fields = [message if isinstance(message, dict) else {} for message in messages]
     batch = [(each, parse(each.get("body"))) for each in fields]
-    batch.sort(key=lambda each: (_receives(each[0]), _size(each[1])))  # the least tried, then the smallest
+    batch.sort(key=lambda each: (_receives(each[0]), _size(each[1])))  # fewest receives first, then smallest
     failures: list[BatchItemFailure] = []
     for message, records in batch:
         message_id = message.get("messageId")
         if not records:
             _log("INFO", "test_event", request_id=context.aws_request_id, message_id=message_id)
-        done = [_handle_record(record, message_id, deadline) for record in records]  # a list, as all are to be tried
+        done = [_handle_record(record, message_id, deadline) for record in records]  # a list, to try all of them
         if not all(done) and isinstance(message_id, str) and message_id:
             failures.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failures}
 
 
 def _receives(message: dict[str, Json]) -> int:
-    """Return how often a message has been received, this time included."""
+    """Return how often a message has been received, including this time."""
     match message:
         case {"attributes": {"ApproximateReceiveCount": str(count)}} if re.fullmatch("[0-9]{1,9}", count):
             return int(count)
@@ -201,12 +204,12 @@ def _size(records: list[ObjectCreated | NotUnderstoodError]) -> int:
 
 
 class Deadline:
-    """Ends the work on a file while there is still time to say so, whatever the work is at.
+    """The end of the time for a file. It interrupts the work while there is still time to report that.
 
-    Lambda calls the handler in the main thread, which is the one that Python runs signal handlers in.
+    It uses a signal: Lambda calls the handler in the main thread, where Python runs signal handlers.
 
     Args:
-        context: Lambda's context object, which knows the time that the invocation has.
+        context: Lambda's context object.
     """
 
     def __init__(self, context: Context) -> None:
@@ -216,12 +219,12 @@ class Deadline:
         self._whole_s = (total_ms - self._margin_ms) / 1000
 
     def work(self, created: ObjectCreated, facts: dict[str, object]) -> str:
-        """Do `_handle_object`, for as long as the invocation has time.
+        """Call `_handle_object`, and interrupt it when the time is up.
 
         Raises:
             NotBegunError: There was no time left to begin.
             OutOfTimeError: It was interrupted.
-            Exception: What it raised itself.
+            Exception: Whatever `_handle_object` raised.
         """
         seconds = (self.context.get_remaining_time_in_millis() - self._margin_ms) / 1000
         whole = f"{self._whole_s:.3g} s"
@@ -237,7 +240,7 @@ class Deadline:
             remedy = "raise messaging:consumerTimeoutSeconds or compute:memorySize"
             raise OutOfTimeError(
                 f"not finished within the {whole} that a file has: {remedy}"
-                if seconds > ALL_BUT * self._whole_s
+                if seconds > ALMOST_ALL * self._whole_s
                 else f"not finished within the {seconds:.3g} s that the files before it in its batch left of {whole}: "
                 f"lower compute:batchSize, or {remedy}"
             ).with_traceback(interruption.__traceback__) from None
@@ -245,28 +248,28 @@ class Deadline:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _ring(_signal: int, frame: FrameType | None) -> None:
-    """Interrupt `_handle_object`, and nothing else: what comes after it has to be said, however late."""
+def _interrupt(_signal: int, frame: FrameType | None) -> None:
+    """Interrupt `_handle_object`, and nothing else: what comes after it must be reported, however late it is."""
     while frame is not None:
         if frame.f_code is _handle_object.__code__:
             raise Interruption
         frame = frame.f_back
 
 
-signal.signal(signal.SIGALRM, _ring)
+signal.signal(signal.SIGALRM, _interrupt)
 
 
 def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json, deadline: Deadline) -> bool:
-    """Do one record's work and log how it went; tell whether it is done."""
+    """Do the work of one record, log the outcome, and return whether it is done."""
     started = time.monotonic()
     facts: dict[str, object] = {"request_id": deadline.context.aws_request_id, "message_id": message_id}
     done = True
     try:
         if isinstance(record, NotUnderstoodError):
-            raise record  # noqa: TRY301  it fails like anything else
+            raise record  # noqa: TRY301 - it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
         level, outcome = "INFO", deadline.work(record, facts)
-    except Exception as error:  # noqa: BLE001  whatever it is, it must not fail the messages beside this one
+    except Exception as error:  # noqa: BLE001 - no error may fail the other messages
         level, outcome, done = "ERROR", "failed", False
         facts |= {
             "error_type": type(error).__name__,
@@ -280,21 +283,21 @@ def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json,
 def _handle_object(created: ObjectCreated, facts: dict[str, object]) -> str:
     """Read an object and write its document.
 
-    In a bucket with versions the version of the event is read. Without, it is the object that is there now, which may
-    be newer than its event. To insist on the event's ETag would be wrong: where two writes come at the same time, S3
-    may announce only one of them (Amazon S3 User Guide, "Configuring Amazon S3 event notifications").
+    If the bucket has versioning, read the version in the event. Otherwise read the current object, which may be newer
+    than the event. Requiring the event's ETag would be wrong: if two writes are made at the same time, S3 may announce
+    only one of them (Amazon S3 User Guide, "Configuring Amazon S3 event notifications").
 
     Args:
-        created: What to read.
-        facts: What is logged; added to it are the object's size, or the reason that S3 does not give it out.
+        created: The object to read.
+        facts: The facts to log. The object's size is added, or the reason why S3 refuses to return it.
 
     Returns:
-        The outcome: "processed", "own_result" (under the output prefix: never read, or results would have results
-        without end), "folder" (what S3's console makes for a folder: no bytes, and a key that ends in a slash), "gone"
-        (deleted since, so nothing is left to do) or "stale" (a newer event's document is there, and stays).
+        The outcome: "processed"; "own_result" if the key is under the output prefix, as results must not get results of
+        their own; "folder" for the empty object, with a key ending in a slash, that S3's console creates for a folder;
+        "gone" if the object has been deleted; "stale" if a newer event's document is there already.
 
     Raises:
-        Exception: The work is not done, and is to be tried again.
+        Exception: The work is not done and must be tried again.
     """
     if created.key.startswith(OUTPUT_PREFIX):
         return "own_result"
@@ -328,34 +331,35 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object]) -> str:
         outcome = _store(key, document, created)
         if outcome != "taken":
             return outcome
-    raise ContendedError("other files' results are at both keys that its result may have")
+    raise ContendedError("both keys that its result can have are taken by other files' results")
 
 
 def _reason(error: ClientError) -> str | None:
-    """Return in plain words why S3 does not give out an object, where it is one of `REASONS`."""
+    """Return why S3 refuses to return an object, if it is one of `REASONS`."""
     message = error.response.get("Error", {}).get("Message", "")
     return next((words for code, part, words in REASONS if code == _code(error) and part in message), None)
 
 
 def _store(key: str, document: bytes, created: ObjectCreated) -> str:
-    """Write a document, unless one of a newer event, or of another file, is there already.
+    """Write a document, unless there is one of a newer event, or of another file.
 
-    S3 compares and writes in one step (Amazon S3 User Guide, "How to prevent object overwrites with conditional
-    writes"), so this holds against other invocations at the same moment. The sequencer and the digest of the file's
-    key are kept in the metadata too, where they can be read without trusting the body. A document without such a
-    digest, as version 0.1.0 wrote them, is taken for one of the same file.
+    This is safe with other invocations at the same time, as S3 compares and writes in one step (Amazon S3 User Guide,
+    "How to prevent object overwrites with conditional writes"). The sequencer and the digest of the file's key are also
+    in the metadata, where a HEAD request returns them. A document without a digest was written by version 0.1.0 and is
+    assumed to belong to the same file.
 
     Args:
         key: The document's key.
         document: Its text.
-        created: The event that the document tells of.
+        created: The event that the document is about.
 
     Returns:
-        "processed" if the document was written, "stale" if a newer one stays, "taken" if one of another file stays.
+        "processed" if the document was written, "stale" if there is a newer one, "taken" if there is one of another
+        file.
 
     Raises:
         ClientError: S3 refused for another reason than the condition.
-        ContendedError: It was overtaken `STORE_ATTEMPTS` times.
+        ContendedError: Other invocations wrote first, `STORE_ATTEMPTS` times.
     """
     digest = key_digest(created.key)
     put: PutObjectRequestTypeDef = {
@@ -370,31 +374,31 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
         try:
             S3.put_object(**attempt)
         except ClientError as error:
-            # 412, 409, and 404 for an If-Match where the document has just been deleted: look again.
+            # 412, 409, or 404 for an If-Match if the document has just been deleted: look again.
             if _code(error) not in {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}:
                 raise
         else:
             return "processed"
         try:
-            there = S3.head_object(Bucket=created.bucket, Key=key)
+            existing = S3.head_object(Bucket=created.bucket, Key=key)
         except ClientError as error:
-            if _code(error) != "404":  # the answer to a HEAD has no body to name the error
+            if _code(error) != "404":  # the response to a HEAD has no body with the error's name
                 raise
             attempt = {**put, "IfNoneMatch": "*"}
         else:
-            if there["Metadata"].get("key-sha256", digest) != digest:
+            if existing["Metadata"].get("key-sha256", digest) != digest:
                 return "taken"
-            if is_newer(there["Metadata"].get("sequencer", ""), created.sequencer):
+            if is_newer(existing["Metadata"].get("sequencer", ""), created.sequencer):
                 return "stale"
-            attempt = {**put, "IfMatch": there["ETag"]}
-    raise ContendedError(f"{STORE_ATTEMPTS} attempts to write the document were overtaken")
+            attempt = {**put, "IfMatch": existing["ETag"]}
+    raise ContendedError(f"other invocations wrote the document first, {STORE_ATTEMPTS} times")
 
 
 def _code(error: ClientError) -> str | None:
-    """Return the code of S3's error; botocore has only the status where a control character in a key spoils the XML."""
+    """Return the code of S3's error, or the status if a control character in a key makes the XML unreadable."""
     return error.response.get("Error", {}).get("Code")
 
 
 def _log(level: str, outcome: str, **facts: object) -> None:
-    """Write one line of JSON. ASCII, so that no text can break it."""
+    """Print one line of JSON, in ASCII so that no character breaks the line."""
     print(json.dumps({"level": level, "outcome": outcome, **facts}), flush=True)

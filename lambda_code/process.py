@@ -1,8 +1,8 @@
-"""What is done with one file. This is the module to replace with your own.
+"""The work on one file. This is the module to replace with your own.
 
-It knows nothing of queues, events or S3 clients: `process` is given what is known about an object and its bytes, and
-returns what the result document says. As shipped, it takes a checksum of every file and counts the rows of CSV and JSON
-Lines, which `tables` reads.
+It has nothing to do with queues, events or S3 clients: `process` gets the facts about an object and its bytes, and
+returns what goes into the result document. By default it computes a checksum of every file and counts the rows of CSV
+and JSON Lines, which `tables` reads.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from tables import Contents, read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The object that is being processed.
+    """The object being processed.
 
     Attributes:
-        bucket: Its bucket's name.
+        bucket: The name of its bucket.
         key: Its key, decoded.
-        version_id: Its version, or None where the bucket has none.
-        etag: Its ETag, without quotes. Only sometimes an MD5 sum.
-        sequencer: Its place among the events of this key, see `s3_events.is_newer`.
+        version_id: Its version, or None if the bucket has no versioning.
+        etag: Its ETag, without quotes; not always an MD5 sum.
+        sequencer: A hexadecimal number that orders the events of one key, see `s3_events.is_newer`.
         size: Its size in bytes.
-        content_type: What its uploader said it is.
+        content_type: The content type that its uploader set.
     """
 
     bucket: str
@@ -36,30 +36,30 @@ class Source:
 
 
 class Result(Contents):
-    """What `process` found out."""
+    """What `process` adds to the result document."""
 
-    sha256: str  # of the file as it is stored
+    sha256: str  # of the file as stored
 
 
 def process(source: Source, body: Iterable[bytes]) -> Result:
-    """Describe one file, reading it once, in memory that does not grow with its size.
+    """Describe one file. The memory does not grow with the file's size.
 
-    It has to be a function of its arguments alone (no clock, no random numbers): an event may be delivered more than
-    once, and each time has to give the same document.
+    The result must depend on the arguments alone (no clock, no random numbers): SQS may deliver an event more than
+    once, and each delivery must give the same document.
 
-    A file that is not what its name says is a result like any other, with `malformed` set, and not an exception: trying
-    again would not change the file.
+    For a file that is not what its name says, return a result with `malformed` set instead of raising an exception: a
+    retry would not change the file.
 
     Args:
-        source: What is known about the object.
-        body: Its bytes, in pieces of any size.
+        source: The facts about the object.
+        body: Its bytes, in chunks of any size. They can be read once.
 
     Returns:
-        What the result document says beside what is in `source`.
+        The fields of the result document in addition to those of `source`.
 
     Raises:
-        Exception: Whatever reading `body` raises. Anything raised here means "try this file again later"; its text is
-            logged, so it should not quote the file's contents.
+        Exception: Whatever reading `body` raises. Any exception means "try this file again later". Its text is logged,
+            so it must not quote the file's contents.
     """
     digest = hashlib.sha256()
 
@@ -70,6 +70,6 @@ def process(source: Source, body: Iterable[bytes]) -> Result:
 
     chunks = hashed()
     contents = read(source.key, source.content_type, chunks)
-    for _ in chunks:  # what was not read as a table is part of the checksum all the same
+    for _ in chunks:  # the checksum needs the rest of the file too
         pass
-    return {"sha256": digest.hexdigest(), **contents}  # pyrefly: ignore[open-unpacking]  `contents` has no sha256
+    return {"sha256": digest.hexdigest(), **contents}  # pyrefly: ignore[open-unpacking] - `contents` has no sha256

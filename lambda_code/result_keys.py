@@ -1,18 +1,18 @@
-"""Where the result of a file is: used by the function that writes it and by the commands that look for it."""
+"""The keys of results, for the function that writes them and for the commands that look for them."""
 
 import hashlib
 from typing import Final
 
 MAX_KEY_BYTES: Final = 1024
-"""The longest key that S3 takes, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
+"""The longest key that S3 accepts, in bytes of UTF-8 (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
 
 
 def result_keys(key: str, input_prefix: str, output_prefix: str) -> list[str]:
-    """Return the keys that the result of a file may have, the one to try first in front.
+    """Return the keys that the result of a file can have, in the order to try them.
 
-    The first is the output prefix, the file's key without the input prefix (the whole key where it does not begin with
-    it), and `.json`. Where that is longer than S3 allows, or taken by the result of another file, it is the second:
-    cut to length, with `~`, the SHA-256 of the file's key and `.json` at its end.
+    The first consists of the output prefix, the file's key without the input prefix (if it begins with it), and
+    `.json`. It is left out if it is longer than S3 allows. The second is for when the first is left out, or taken by
+    another file's result: it is cut to length and ends with `~`, the SHA-256 of the file's key and `.json`.
 
     Args:
         key: The file's key, decoded.
@@ -27,5 +27,5 @@ def result_keys(key: str, input_prefix: str, output_prefix: str) -> list[str]:
 
 
 def key_digest(key: str) -> str:
-    """Return the SHA-256 of a key, in hexadecimal: a result carries that of its file as metadata `key-sha256`."""
+    """Return the SHA-256 of a key, in hexadecimal. A result has that of its file's key as metadata `key-sha256`."""
     return hashlib.sha256(key.encode()).hexdigest()

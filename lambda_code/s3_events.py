@@ -1,4 +1,4 @@
-"""What S3 says in its event notifications, and in which order it happened."""
+"""S3's event notifications: what they say, and the order of the events."""
 
 import json
 import re
@@ -7,11 +7,11 @@ from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-"""Anything at all that a queue may bring: nothing is taken for granted before it is matched."""
+"""Any JSON value: nothing about a message can be assumed before it is matched."""
 
 
 class NotUnderstoodError(ValueError):
-    """A message, or a record in one, is not what S3 sends for a new object. The text never quotes it."""
+    """A message, or a record in one, is not what S3 sends for a new object. The error's text never quotes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +21,9 @@ class ObjectCreated:
     Attributes:
         bucket: The bucket's name.
         key: The object's key, decoded.
-        version_id: The version written, or None where the bucket keeps none.
+        version_id: The version written, or None if the bucket has no versioning.
         sequencer: A hexadecimal number that orders the events of one key, see `is_newer`.
-        size: The size in bytes that the event tells of, or 0 where it tells of none.
+        size: The size in bytes according to the event, or 0 if it gives none.
     """
 
     bucket: str
@@ -34,7 +34,7 @@ class ObjectCreated:
 
 
 def parse(body: Json) -> list[ObjectCreated | NotUnderstoodError]:
-    """Read the body of one message as S3 writes it.
+    """Parse the body of one message from S3.
 
     Source: Amazon S3 User Guide, "Event message structure".
 
@@ -42,9 +42,9 @@ def parse(body: Json) -> list[ObjectCreated | NotUnderstoodError]:
         body: The message's body, which should be a string.
 
     Returns:
-        For each record what it says, or why it is not understood, so that one bad record does not hide its neighbours.
-        A body that is not understood at all counts as one such record. S3's test message, which it sends when
-        notifications are switched on, has no records.
+        One item for each record: what it says, or the error, so that a bad record does not hide the others. A body
+        that can't be parsed at all gives one error. S3's test message, which it sends when notifications are
+        configured, has no records.
     """
     try:
         message: Json = json.loads(body) if isinstance(body, str) else None
@@ -65,7 +65,7 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
             "eventSource": "aws:s3",
             "eventName": str(event_name),
             "s3": {
-                # pyrefly takes a mapping inside a mapping inside a mapping for one that cannot be.
+                # pyrefly rejects a mapping pattern three levels deep.
                 "bucket": {"name": str(bucket)},  # pyrefly: ignore[not-callable]
                 # pyrefly: ignore[not-callable]
                 "object": {"key": str(encoded_key), "sequencer": str(sequencer)} as described,
@@ -79,7 +79,7 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
     if not (version_id is None or isinstance(version_id, str)):
         return NotUnderstoodError("a version id is not a string")
     try:
-        # The key is URL-encoded, a space as "+". `unquote_plus` would turn what is not UTF-8 into another key.
+        # The key is URL-encoded, with "+" for a space. `unquote_plus` would turn a key that is not UTF-8 into another.
         key = unquote_to_bytes(encoded_key.replace("+", " ")).decode()
     except UnicodeError:
         return NotUnderstoodError("a key is not URL-encoded UTF-8")
@@ -93,17 +93,14 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
 
 
 def is_newer(sequencer: str, other: str) -> bool:
-    """Tell whether one event of a key happened after another event of the same key.
+    """Return whether one event of a key happened after another event of the same key.
 
     Source: Amazon S3 User Guide, "Event message structure": pad the shorter sequencer with zeros on the right, then
     compare as strings.
 
     Args:
-        sequencer: A hexadecimal number.
-        other: Another, or nothing at all, which is older than any.
-
-    Returns:
-        True if `sequencer` is that of the later event.
+        sequencer: The event's sequencer, a hexadecimal number.
+        other: The other event's sequencer. An empty string is older than any.
     """
     width = max(len(sequencer), len(other))
     return sequencer.upper().ljust(width, "0") > other.upper().ljust(width, "0")

@@ -1,7 +1,7 @@
-"""Reads the rows of CSV and JSON Lines as people have them: any delimiter, encoding and line end, gzipped or not.
+"""Reads the rows of real-world CSV and JSON Lines: any delimiter, encoding and line end, gzipped or not.
 
-A file is read by rules that look at its beginning only, and so give the same answer each time. What they can't be right
-about is malformed, with a reason that says what to do about it. `docs/files.md` lists them.
+The rules look only at the beginning of a file, and so give the same answer each time. A file that they can't read is
+malformed, with a reason that says what to do. `docs/files.md` lists the rules.
 """
 
 import csv
@@ -28,9 +28,9 @@ MAX_COLUMNS: Final = 1000
 """The most columns that a result lists."""
 
 MAX_COLUMN_CHARACTERS: Final = 200
-"""The most characters of one column's name that a result shows."""
+"""The most characters of one column's name that a result lists."""
 
-# Python's own bound is 128 KiB a field (the csv module's page, `field_size_limit`). One bound a record is enough.
+# Python's limit is 128 KiB for a field (`csv.field_size_limit` in its documentation). The limit for a record is enough.
 csv.field_size_limit(MAX_RECORD_CHARACTERS)
 
 Format = Literal["CSV", "TSV", "JSON Lines"]
@@ -51,7 +51,7 @@ _MEDIA_TYPES: Final[dict[str, Format]] = {
     "application/ndjson": "JSON Lines",
 }
 
-# Not read, but no fault of a file either. The AWS CLI gives such a file the content type of what is in it.
+# Not read, and not malformed. For these, the AWS CLI sets the content type of the file inside.
 _COMPRESSED_NAMES: Final = (".bz2", ".xz", ".zip", ".zst")
 _COMPRESSED: Final = re.compile(rb"BZh[1-9]|\xfd7zXZ\x00|PK(?:\x03\x04|\x05\x06)|\x28\xb5\x2f\xfd")
 
@@ -64,53 +64,50 @@ _MARKUP: Final = re.compile(r"\s*<(?:!doctype|html|\?xml|error)\b", re.IGNORECAS
 _JSON_TEXT: Final = re.compile(r'\s*(?:\{\s*"|\[\s*[\[{]|[\[{]\s*$)', re.MULTILINE)
 
 _DELIMITERS: Final = "\t;|,"
-"""What may separate fields. Where a header has two equally often, the first: it is the rarer within names."""
+"""What may separate fields. If a header has two equally often, the first here wins: it is rarer in names."""
 
 _QUOTED: Final = re.compile(rf'(\A|[\r\n{_DELIMITERS}]) *(?:"[^"]*(?:"|\Z))++')
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\s\w])"?(?=[\r\n]|\Z)', re.IGNORECASE)
-"""What Excel reads, and shows to nobody."""
+"""A first line that Excel reads as a setting and does not show."""
 
 _EMPTY: Final = " \t\r\n\f\v\xa0\x1a\0"
-"""What a field may hold and be empty all the same: 0x1A ends files of MS-DOS."""
+"""The characters that an empty field may contain: 0x1A ends files of MS-DOS."""
 _ANY_TO_COMMA: Final = str.maketrans(_DELIMITERS, "," * len(_DELIMITERS))
 _NUMBER: Final = re.compile(r"\s*[-+]?(?:[\d.]*\d,\d+|\d{1,3}(?:,\d{3})+(?:\.\d+)?)\s*")
-"""A number with a comma, which in a file of one column separates nothing."""
+"""A number with a comma, which in a file of one column is not a delimiter."""
 
 
 class Malformed(TypedDict):
     """Why a file could not be read as what it claims to be."""
 
-    line: int  # the line, from 1, that the first bad record begins on
+    line: int  # from 1, where the first bad record begins
     reason: str
 
 
 class Contents(TypedDict):
-    """What is in a file; of one that is no table, or malformed, neither rows nor columns."""
+    """What is in a file."""
 
-    rows: int | None
+    rows: int | None  # None, as are `columns`, if the file is malformed or not a table
     columns: list[str] | None
     columns_truncated: bool
-    duplicate_columns: list[str]  # those of `columns` that a CSV has more than once
-    rows_with_fewer_fields: int  # than the header of a CSV has names
+    duplicate_columns: list[str]  # names that a CSV has more than once
+    rows_with_fewer_fields: int  # than the header of a CSV
     rows_with_more_fields: int
-    compression: str | None  # how it was read: "gzip",
-    encoding: str | None  # a name of Python's,
-    delimiter: str | None  # and what separates the fields of a CSV
+    compression: str | None  # "gzip" or None
+    encoding: str | None  # Python's name for it
+    delimiter: str | None  # between the fields of a CSV
     malformed: Malformed | None
 
 
 def read(key: str, content_type: str, chunks: Iterable[bytes]) -> Contents:
-    """Read a file as the table that its name, or else its content type, says it is.
+    """Return what is in a file, read as the table that its name, or else its content type, says it is.
 
-    It takes no more of ``chunks`` than it needs: nothing where that says no table, and nothing after a fault.
+    Read no more of `chunks` than necessary: nothing if the file is not a table, and nothing after an error.
 
     Args:
-        key: The file's name. A `.gz` at its end says nothing: gzip is recognised by content.
-        content_type: What the file's uploader said it is.
-        chunks: Its bytes, in chunks of any size; where they end makes no difference.
-
-    Returns:
-        What is in the file.
+        key: The file's name. A `.gz` at its end is ignored: gzip is detected from the content.
+        content_type: The content type that the file's uploader set.
+        chunks: Its bytes, in chunks of any size.
     """
     contents: Contents = {
         "rows": None,
@@ -160,7 +157,7 @@ def _format_of(name: str, media_type: str) -> Format | None:
 
 
 def _is_archive(start: bytes, form: Format) -> bool:
-    """Tell whether a file is compressed in a way that is not read.
+    """Return whether a file has a compression that is not supported.
 
     Raises:
         MalformedError: It is another kind of file than its name says.
@@ -173,10 +170,10 @@ def _is_archive(start: bytes, form: Format) -> bool:
 
 
 def _check_text(start: str, form: Format) -> None:
-    """Look at the start of a text.
+    """Check the start of a text.
 
     Raises:
-        MalformedError: It is none, or another kind of text than its name says.
+        MalformedError: It is not text, or another kind of text than its name says.
     """
     if _MARKUP.match(start):
         raise MalformedError(f"HTML or XML, not {form}")
@@ -187,20 +184,20 @@ def _check_text(start: str, form: Format) -> None:
 
 
 def _first_line(text: str) -> str:
-    """Return the first line that is not empty, with an `x` in place of each quoted field: it may have line ends."""
+    """Return the first line that is not empty, with an `x` for each quoted field, which may contain line ends."""
     lines = re.split(r"[\r\n]+", _QUOTED.sub(r"\1x", text))
     return next((line for line in lines if line.strip(_DELIMITERS + _EMPTY)), "")
 
 
 class _Strict(csv.excel):
-    """A quote that is never closed is an error, and does not swallow the rows after it."""
+    """A CSV dialect in which a quote that is never closed is an error and does not swallow the rows after it."""
 
     skipinitialspace = True
     strict = True
 
 
 def _read_csv(lines: Lines, contents: Contents, start: str, form: Format) -> None:
-    """Read the rows of a CSV: the first that is not empty names the columns, the others that are not are counted."""
+    """Read the rows of a CSV: the first non-empty row names the columns, the other non-empty rows are counted."""
     source = iter(lines)
     if separator := _SEPARATOR_LINE.match(start):
         contents["delimiter"] = separator[1]
@@ -224,10 +221,10 @@ def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
     while not names and (row := next(reader, None)) is not None:
         header_line, lines.record_line = lines.record_line, first + reader.line_num
         names = [name.strip(_EMPTY) for name in row]
-        while names and not names[-1]:  # delimiters that end each line
+        while names and not names[-1]:  # from delimiters at the end of each line
             names.pop()
     if delimiter is None:
-        # The header has one name, so nothing says what separates fields: in the rows it is whatever may.
+        # The header has one name and so no delimiter: in the rows, count every possible one.
         reader = csv.reader((line.translate(_ANY_TO_COMMA) for line in source), _Strict)
         first = lines.record_line
     width = len(names)
@@ -240,7 +237,7 @@ def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
             fewer += len(row) < width
             more += any(row[width:]) and not (delimiter is None and bool(_NUMBER.fullmatch(",".join(row))))
         elif any("\0" in field for field in row):
-            raise MalformedError("zero bytes where a row should be: the file was not written to its end")
+            raise MalformedError("zero bytes where a row should be: the file was not written completely")
         lines.record_line = first + reader.line_num
     if width == 1 and more > rows / 2:
         lines.record_line = header_line
@@ -252,16 +249,16 @@ def _read_rows(lines: Lines, source: Iterator[str], contents: Contents) -> None:
 
 
 def _no_number(name: str) -> Never:
-    raise MalformedError(f"not JSON: {name} is none of its numbers")
+    raise MalformedError(f"not JSON: {name} is not one of its numbers")
 
 
-# NaN and Infinity, which Python reads, are not JSON (RFC 8259, section 6). Numbers are not needed, so whole ones stay
-# text: Python refuses to convert very long ones ("Integer string conversion length limitation").
+# NaN and Infinity, which Python accepts, are not JSON (RFC 8259, section 6). Integers stay text: their values are not
+# needed, and Python refuses to convert very long ones ("Integer string conversion length limitation").
 _JSON: Final = json.JSONDecoder(parse_int=str, parse_constant=_no_number)
 
 
 class _Keys:
-    """The keys of objects, in the order that they were first seen, as many as a result lists."""
+    """The keys of objects, in order of first appearance, up to as many as a result lists."""
 
     def __init__(self) -> None:
         self.shown: dict[str, None] = {}
@@ -279,23 +276,23 @@ class _Keys:
 
 
 def _read_json_lines(lines: Lines, contents: Contents, start: str) -> None:
-    """Read one JSON value a line; empty lines are no rows. The columns are the keys of those that are objects.
+    """Read one JSON value from each line that is not empty. The columns are the keys of all values that are objects.
 
-    A file whose only line is an array of objects has these as its rows.
+    If the only line is an array of objects, these are the rows.
     """
     rows, first, keys = 0, None, _Keys()
     try:
         for number, line in enumerate(lines, 1):
             text = line.strip(" \t\r\n")
             if text:
-                value = _value(text, goes_on=rows == 0 and line.endswith(("\r", "\n")))
+                value = _value(text, more_follow=rows == 0 and line.endswith(("\r", "\n")))
                 keys.add(value)
                 first = first if rows else value
                 rows += 1
             lines.record_line = number + 1
     except TooLongError as error:
         if rows == 0 and start.lstrip().startswith("["):
-            raise MalformedError(f"{error}: a JSON array, not JSON Lines, which have each value in a line") from error
+            raise MalformedError(f"{error}: a JSON array, not JSON Lines: write each value in one line") from error
         raise
     if rows == 1 and isinstance(first, list) and all(isinstance(item, dict) for item in first):
         rows = len(first)
@@ -304,25 +301,25 @@ def _read_json_lines(lines: Lines, contents: Contents, start: str) -> None:
     contents["rows"], contents["columns"], contents["columns_truncated"] = rows, list(keys.shown), keys.truncated
 
 
-def _value(text: str, *, goes_on: bool) -> object:
-    """Return the JSON value that a line is.
+def _value(text: str, *, more_follow: bool) -> object:
+    """Return the JSON value in a line.
 
     Args:
-        text: The line, without white space around it.
-        goes_on: Whether it is the first of several, and so shows how the whole file was written.
+        text: The line, without surrounding white space.
+        more_follow: Whether it is the first of several lines, so that a value that does not end in it continues below.
 
     Raises:
-        MalformedError: It isn't one.
+        MalformedError: It is not a JSON value.
     """
     try:
         value, end = _JSON.raw_decode(text)
     except json.JSONDecodeError as error:
         if error.pos < len(text) and not error.msg.startswith("Unterminated string"):
             raise MalformedError("not JSON") from error
-        if goes_on and text[0] in "[{":
+        if more_follow and text[0] in "[{":
             what = "array" if text[0] == "[" else "object"
             raise MalformedError(
-                f"a JSON {what} over several lines, not JSON Lines: write each value in one"
+                f"a JSON {what} over several lines, not JSON Lines: write each value in one line"
             ) from error
         raise MalformedError("not JSON: the line ends within a value") from error
     except RecursionError as error:

@@ -1,1 +1,1 @@
-"""What the stacks agree on: names, settings, output contracts and tags."""
+"""What the stacks share: names, outputs, checks of settings, tags and the shape of alarms."""

@@ -1,17 +1,18 @@
-"""The one shape of all alarms: quiet while nothing is wrong, and told to the topic that people subscribe to."""
+"""The common shape of all alarms: quiet without data, and sent to the alarm topic."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import pulumi
 import pulumi_aws as aws
 
 from shared.tags import tags
 
-PERIOD_SECONDS = 300
-"""Length of one evaluation, in seconds: SQS reports its metrics every minute, and one late report is no alarm."""
+PERIOD_S: Final = 300
+"""The period of a metric, in seconds. SQS reports metrics every minute, so one late report makes no difference."""
 
 
-def alarm(  # noqa: PLR0913  all named, as in the resource itself
+def alarm(  # noqa: PLR0913 - all are keyword arguments, as in the resource
     name: str,
     *,
     description: str,
@@ -22,10 +23,10 @@ def alarm(  # noqa: PLR0913  all named, as in the resource itself
     threshold: int,
     topic_arn: pulumi.Input[str],
 ) -> aws.cloudwatch.MetricAlarm:
-    """Declare an alarm that goes off when ``metric`` reaches ``threshold`` within five minutes.
+    """Declare an alarm that goes off when `metric` reaches `threshold` within five minutes.
 
-    Missing data is not breaching: SQS stops reporting a queue that has been empty for six hours, and Lambda reports
-    nothing of a function that is not called ("Available CloudWatch metrics for Amazon SQS").
+    Missing data is not breaching: SQS reports no metrics for a queue that has been empty for six hours, and Lambda
+    reports none for a function that is not called ("Available CloudWatch metrics for Amazon SQS").
     """
     return aws.cloudwatch.MetricAlarm(
         name,
@@ -34,7 +35,7 @@ def alarm(  # noqa: PLR0913  all named, as in the resource itself
         metric_name=metric,
         statistic=statistic,
         dimensions=dimensions,
-        period=PERIOD_SECONDS,
+        period=PERIOD_S,
         evaluation_periods=1,
         comparison_operator="GreaterThanOrEqualToThreshold",
         threshold=threshold,

@@ -1,8 +1,8 @@
-"""What each stack exports for the others: the contract of the StackReferences.
+"""The outputs of each stack, which other stacks read by StackReferences.
 
-A stack that provides creates one of these and calls `export`; a stack that consumes calls `read`. So no stack writes an
-output's name, and the type checker checks all of them. `xfarm.operations.pipeline.Pipeline` has the ones that operators
-need, under the same names.
+A stack exports its outputs with `export`, and reads those of another with `read`. So no stack writes an output's name,
+and the type checker checks all of them. `xfarm.operations.pipeline.Pipeline` has the outputs that operators need, under
+the same names.
 """
 
 from dataclasses import dataclass, fields
@@ -25,20 +25,21 @@ class StackOutputs:
 
     @classmethod
     def read(cls) -> Self:
-        """Refer to the stack of the same name in the project that provides these outputs.
+        """Return the outputs of the stack with the same name in the project that exports them.
 
-        While previewing, an output that was never deployed is unknown. During an update it is an error
-        (`pulumi.RunError`) that names the stack to deploy first.
+        In a preview, an output that was never deployed is unknown. In an update it is an error that names the stack to
+        deploy first. In a self-managed backend, the organization is always called `organization`, and
+        `pulumi.get_organization` returns that ("Stack references" in Pulumi's documentation).
 
-        Source: "Stack references" in Pulumi's documentation; a self-managed backend's organization is always
-        called ``organization``, which is what `pulumi.get_organization` answers there.
+        Raises:
+            pulumi.RunError: An output was never deployed. (Raised when the output is resolved.)
         """
         reference = pulumi.StackReference(f"{pulumi.get_organization()}/{cls.project}/{pulumi.get_stack()}")
         return cls(**{field.name: cls._require(reference, field.name) for field in fields(cls)})
 
     @classmethod
     def _require(cls, reference: pulumi.StackReference, name: str) -> pulumi.Output[Any]:
-        def pick(outputs: dict[str, Any]) -> Any:  # noqa: ANN401  an output may be of any type
+        def pick(outputs: dict[str, Any]) -> Any:  # noqa: ANN401 - an output may have any type
             if name in outputs:
                 return outputs[name]
             if pulumi.runtime.is_dry_run():
@@ -53,7 +54,7 @@ class StackOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageOutputs(StackOutputs):
-    """The bucket, and what its folders are for."""
+    """The bucket and its folders."""
 
     project = "storage"
 
@@ -65,7 +66,7 @@ class StorageOutputs(StackOutputs):
 
 @dataclass(frozen=True, kw_only=True)
 class MessagingOutputs(StackOutputs):
-    """The queues, how long a consumer of the main queue may take, the topic of the alarms and who is mailed of them."""
+    """The queues, the timeout of the main queue's consumer, and the alarm topic with its email address."""
 
     project = "messaging"
 
@@ -80,7 +81,7 @@ class MessagingOutputs(StackOutputs):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeOutputs(StackOutputs):
-    """The function, where it logs, and what feeds it."""
+    """The function, its log group and its event source mapping."""
 
     project = "compute"
 

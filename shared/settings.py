@@ -1,7 +1,7 @@
-"""Reads a stack's settings, refusing what AWS would refuse only halfway through a deployment.
+"""Reads a stack's settings, and refuses values that AWS would refuse only in the middle of a deployment.
 
-A setting's type, default and description stand in its project's ``Pulumi.yaml``; its value for one stack in
-``Pulumi.<stack>.yaml``. The engine checks the types ("Project-level configuration" in Pulumi's documentation).
+The type, default and description of a setting are in its project's `Pulumi.yaml`, its value for a stack in
+`Pulumi.<stack>.yaml`. The engine checks the types ("Project-level configuration" in Pulumi's documentation).
 """
 
 import re
@@ -11,7 +11,7 @@ import pulumi
 
 
 def whole_number(key: str, *, at_least: int, at_most: int) -> int:
-    """Return the whole number that ``key`` is set to.
+    """Return the setting `key`, a whole number.
 
     Raises:
         pulumi.RunError: It is outside the limits.
@@ -23,7 +23,7 @@ def whole_number(key: str, *, at_least: int, at_most: int) -> int:
 
 
 def maximum(key: str, *, at_least: int, at_most: int) -> int | None:
-    """Return the maximum that ``key`` is set to, or None where it is 0: no maximum.
+    """Return the setting `key`, a whole number, or None if it is 0, which means no maximum.
 
     Raises:
         pulumi.RunError: It is outside the limits.
@@ -35,25 +35,29 @@ def maximum(key: str, *, at_least: int, at_most: int) -> int | None:
 
 
 def refuse(*keys: str, instead: str) -> None:
-    """Refuse the settings ``keys``, which people look for in this project: Pulumi ignores those that it doesn't know.
+    """Refuse settings that people may expect in this project; Pulumi ignores settings that no `Pulumi.yaml` declares.
+
+    Args:
+        keys: The settings.
+        instead: The setting to use instead.
 
     Raises:
-        pulumi.RunError: One of them is set; the text names the setting that is in charge.
+        pulumi.RunError: One of them is set.
     """
     for key in keys:
         if pulumi.Config().get(key) is not None:
             name = f"{pulumi.get_project()}:{key}"
             raise pulumi.RunError(
-                f"{name} is no setting: remove it from Pulumi.{pulumi.get_stack()}.yaml or with "
+                f"{name} is not a setting: remove it from Pulumi.{pulumi.get_stack()}.yaml or with "
                 f"'pulumi config rm {name}', and set {instead}, in the project {instead.partition(':')[0]}."
             )
 
 
 def choice(key: str, choices: Collection[str]) -> str:
-    """Return which of ``choices`` the setting ``key`` is.
+    """Return the setting `key`, one of `choices`.
 
     Raises:
-        pulumi.RunError: It is none of them.
+        pulumi.RunError: It is not one of them.
     """
     value = pulumi.Config().require(key)
     if value not in choices:
@@ -62,10 +66,10 @@ def choice(key: str, choices: Collection[str]) -> str:
 
 
 def bucket_name(key: str) -> str:
-    """Return the bucket name that ``key`` is set to (rules: "General purpose bucket naming rules", Amazon S3 guide).
+    """Return the setting `key`, a bucket name ("General purpose bucket naming rules", Amazon S3 User Guide).
 
     Raises:
-        pulumi.RunError: S3 has no bucket of such a name.
+        pulumi.RunError: S3 does not allow the name.
     """
     value = pulumi.Config().require(key)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", value):
@@ -74,9 +78,10 @@ def bucket_name(key: str) -> str:
 
 
 def kms_keys(key: str) -> list[str]:
-    """Return the ARNs of KMS keys that the setting ``key`` lists.
+    """Return the setting `key`, a list of ARNs of KMS keys.
 
-    An alias is not one: its ARN in a policy allows no use of the key ("Controlling access to aliases", AWS KMS guide).
+    The ARN of an alias is refused, because in a policy it does not allow the use of the key ("Controlling access to
+    aliases", AWS KMS Developer Guide).
 
     Raises:
         pulumi.RunError: One of them is not the ARN of a KMS key.
@@ -89,11 +94,12 @@ def kms_keys(key: str) -> list[str]:
 
 
 def folders(*keys: str) -> tuple[str, ...]:
-    """Return the key prefixes that ``keys`` are set to, none of them inside another.
+    """Return the settings `keys`, key prefixes of which none is inside another.
+
+    If the output prefix were inside the input prefix, each result would be a new file, and so on without end.
 
     Raises:
-        pulumi.RunError: One does not end in a slash, or one lies inside another, so that what is written
-            under the one would be taken for a new file under the other, without end.
+        pulumi.RunError: A prefix does not end in a slash, or is inside another one.
     """
     values = tuple(pulumi.Config().require(key) for key in keys)
     for key, value in zip(keys, values, strict=True):

@@ -1,4 +1,4 @@
-"""Fixtures for tests of every kind."""
+"""Fixtures for all tests."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.support.aws import Aws
 
-# The same examples in each run; `nox -s stress` tries others, and more of them.
+# The same examples in each run; `nox -s stress` tries others and more.
 settings.register_profile("tests", derandomize=True, database=None)
 settings.register_profile("stress", max_examples=1000)
 settings.load_profile("tests")

@@ -1,4 +1,4 @@
-"""The command line: one parser for all commands, and the one place where errors become sentences and exit codes."""
+"""The command line: all commands, and the place where errors become messages and exit codes."""
 
 import os
 import shlex
@@ -22,23 +22,23 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Program(click.Group):
-    """The group of all commands, in the order in which they are declared."""
+    """The group of all commands, in the order of their declaration."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in the base class
         """Return the names of the commands."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in the base class
-        """Run a command, and turn what AWS refused, or a Ctrl-C, into a sentence."""
+        """Run a command, and turn errors of AWS and Ctrl-C into a `UserError`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise UserError("interrupted: what was begun in AWS goes on there.") from None
+            raise UserError("interrupted: what has started in AWS continues there.") from None
         except Exception as error:
             from xfarm.aws_errors import explain
 
-            if sentence := explain(error):
-                raise UserError(sentence) from error
+            if message := explain(error):
+                raise UserError(message) from error
             raise
 
 
@@ -55,21 +55,22 @@ def _projects(_context: click.Context, _parameter: click.Parameter, incomplete: 
 
 
 _stack = click.argument("stack", default=LOCAL, shell_complete=_stacks)
-_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
-_refresh = click.option("--refresh", is_flag=True, help="Look first at what is really there.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+_refresh = click.option("--refresh", is_flag=True, help="First update the state from what exists in AWS.")
 
 
-def _part(command: _Command) -> _Command:
+def _selection(command: _Command) -> _Command:
+    """Add the options that select projects to a command."""
     command = click.option(
         "--from", "first", metavar="PROJECT", shell_complete=_projects, help="This project and all that need it."
     )(command)
-    return click.option("--only", metavar="PROJECT", shell_complete=_projects, help="This project alone.")(command)
+    return click.option("--only", metavar="PROJECT", shell_complete=_projects, help="Only this project.")(command)
 
 
-def _say(line: str) -> None:
-    """Say something that is no part of the answer."""
-    click.echo(line, err=True)
+def _notify(message: str) -> None:
+    """Print a message that is not part of the command's output."""
+    click.echo(message, err=True)
 
 
 @click.group(
@@ -81,16 +82,16 @@ def _say(line: str) -> None:
 def xfarm() -> None:
     """Deploy and operate the pipeline.
 
-    STACK is `local`, the AWS emulator on this machine, where it is left out.
+    STACK is `local` by default, the AWS emulator on this machine.
     """
     if SYSTEM != "posix":
-        raise UserError("xfarm runs on Linux and macOS: on Windows, work in WSL.")
+        raise UserError("xfarm runs on Linux and macOS: on Windows, use WSL.")
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows ASCII only shows the rest as escapes.
+        # Print characters that the terminal's encoding lacks as escapes.
         stream.reconfigure(errors="backslashreplace")  # pyrefly: ignore[missing-attribute]
 
 
-def _operate(operation: "Operation", stack: str, **options: Any) -> None:  # noqa: ANN401 - of several commands
+def _operate(operation: "Operation", stack: str, **options: Any) -> None:  # noqa: ANN401 - options of several commands
     from xfarm.orchestrator import commands
 
     sys.exit(commands.operate(operation, stack, **options))
@@ -98,43 +99,43 @@ def _operate(operation: "Operation", stack: str, **options: Any) -> None:  # noq
 
 @xfarm.command()
 @_stack
-@_part
+@_selection
 @_refresh
 @_yes
 @_json
-def deploy(stack: str, **options: Any) -> None:  # noqa: ANN401
-    """Create or update the stacks, each after those it needs."""
+def deploy(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
+    """Create or update the stacks."""
     _operate("deploy", stack, **options)
 
 
 @xfarm.command()
 @_stack
-@_part
+@_selection
 @_refresh
 @_json
 @click.option("--exit-code", is_flag=True, help="Exit with 3 if anything would change.")
-def preview(stack: str, **options: Any) -> None:  # noqa: ANN401
-    """Show what deploy would do: what changes, from what to what, and why."""
+def preview(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
+    """Show what `deploy` would change."""
     _operate("preview", stack, **options)
 
 
 @xfarm.command()
 @_stack
-@_part
+@_selection
 @_refresh
 @_yes
 @_json
-def destroy(stack: str, **options: Any) -> None:  # noqa: ANN401
-    """Delete the stacks and all that is in them, each before those it needs."""
+def destroy(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
+    """Delete the stacks and everything in them, files included."""
     _operate("destroy", stack, **options)
 
 
 @xfarm.command()
 @_stack
-@_part
+@_selection
 @_json
-def drift(stack: str, **options: Any) -> None:  # noqa: ANN401
-    """Show what was changed by hand; the exit code is 3 where anything was."""
+def drift(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
+    """Show what was changed by hand. The exit code is 3 if anything was."""
     _operate("drift", stack, **options)
 
 
@@ -142,7 +143,7 @@ def drift(stack: str, **options: Any) -> None:  # noqa: ANN401
 @_stack
 @_json
 def outputs(stack: str, *, as_json: bool) -> None:
-    """Show what the stacks export."""
+    """Show the stacks' outputs."""
     from xfarm.orchestrator import commands
 
     commands.show_outputs(stack, as_json=as_json)
@@ -151,10 +152,10 @@ def outputs(stack: str, *, as_json: bool) -> None:
 @xfarm.command()
 @_stack
 def bootstrap(stack: str) -> None:
-    """Prepare, once, the bucket in which an AWS account keeps the stacks' state."""
+    """Create the bucket for Pulumi's state. Needed once for each AWS account and region."""
     from xfarm.orchestrator import targets
 
-    targets.bootstrap(stack, _say)
+    targets.bootstrap(stack, _notify)
 
 
 @xfarm.command()
@@ -163,11 +164,11 @@ def bootstrap(stack: str) -> None:
     "--timeout",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="How long to follow the files; by default until one that failed once has been tried again.",
+    help="How long to follow the files; by default, long enough for one retry.",
 )
 @click.option("--no-wait", "timeout", flag_value=0.0, type=float, help="Upload only.")
 def send(paths: tuple[str, ...], timeout: float | None) -> None:
-    """Upload files, or the files of folders, and follow each to its result."""
+    """Upload files or folders, and follow each file to its result."""
     from xfarm.operations.send import send as send_files
     from xfarm.orchestrator import targets
 
@@ -181,7 +182,7 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
 @_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
-    """Show what is deployed, what waits and what is dead."""
+    """Show what is deployed, and the messages in the queues."""
     from xfarm.operations import status as operation
     from xfarm.operations.pipeline import deployed
 
@@ -192,9 +193,9 @@ def status(stack: str, *, as_json: bool) -> None:
 
 @xfarm.command()
 @_stack
-@click.option("--port", default=8347, show_default=True, help="Where to serve it.")
+@click.option("--port", default=8347, show_default=True, help="The port of the page.")
 def watch(stack: str, port: int) -> None:
-    """Show the pipeline at work on a page of this machine, where files can be dropped."""
+    """Serve a live page of the pipeline. For `local`, you can drop files on it."""
     from xfarm.watch.server import run
 
     run(_deployed(stack), port=port, writable=stack == LOCAL)
@@ -204,7 +205,7 @@ def watch(stack: str, port: int) -> None:
 @_stack
 @_json
 def dead_letters(stack: str, *, as_json: bool) -> None:
-    """Show what could not be processed, and why, and leave it where it is."""
+    """List the files that could not be processed, and why."""
     from xfarm.operations import dead_letters as operation
 
     operation.show(_deployed(stack), _console(), as_json=as_json)
@@ -213,7 +214,7 @@ def dead_letters(stack: str, *, as_json: bool) -> None:
 @xfarm.command()
 @_stack
 def redrive(stack: str) -> None:
-    """Move the dead letters back into the main queue."""
+    """Move the dead letters back to the main queue."""
     from xfarm.operations.redrive import redrive as operation
 
     operation(_deployed(stack), _console())
@@ -221,15 +222,15 @@ def redrive(stack: str) -> None:
 
 @xfarm.command()
 def env() -> None:
-    """Print shell commands that make this shell use `local`, and start what is needed."""
+    """Print shell commands that set the environment of `local`. Starts the emulator."""
     from xfarm.orchestrator import local_environment
 
-    commands = shell_commands(dict(os.environ), local_environment.prepare(ROOT, _say))
-    click.echo(os.fsencode("\n".join(commands)))  # names of files may be of any bytes
+    commands = shell_commands(dict(os.environ), local_environment.prepare(ROOT, _notify))
+    click.echo(os.fsencode("\n".join(commands)))  # paths may not be UTF-8
 
 
 def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Return the shell commands that turn the environment ``before`` into ``after``."""
+    """Return the shell commands that turn the environment `before` into `after`."""
     unset = [f"unset {name}" for name in sorted(before.keys() - after.keys())]
     changed = sorted(name for name, value in after.items() if before.get(name) != value)
     return unset + [f"export {name}={shlex.quote(after[name])}" for name in changed]
@@ -238,17 +239,17 @@ def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
 @xfarm.command()
 @click.argument("action", type=click.Choice(["start", "stop", "status"]))
 def emulator(action: str) -> None:
-    """Start or stop the AWS emulator, keeping what is in it, or say whether it runs."""
+    """Start or stop the AWS emulator, or show whether it runs. It keeps its data."""
     from xfarm.orchestrator import local_environment
 
     account = local_environment.emulator(ROOT)
-    with local_environment.own_folder(ROOT):
+    with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
             account.start()
         if action == "stop":
             account.stop()
         running = account.running()
-    _say(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
+    _notify(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)
 
 
@@ -256,7 +257,7 @@ def _exports(stack: str) -> "Exports":
     from xfarm.orchestrator import targets
     from xfarm.orchestrator.engine import exports
 
-    targets.activate(stack, _say)
+    targets.activate(stack, _notify)
     return exports(stack)
 
 
@@ -266,7 +267,7 @@ def _deployed(stack: str) -> "Pipeline":
     return deployed(stack, _exports(stack))
 
 
-def _console() -> Any:  # noqa: ANN401
+def _console() -> Any:  # noqa: ANN401 - the type is imported below
     from rich.console import Console
 
     return Console(soft_wrap=True)

@@ -1,6 +1,7 @@
 """The function that processes the files, its role and what feeds it."""
 
 from pathlib import Path
+from typing import Final
 
 import pulumi
 import pulumi_aws as aws
@@ -11,8 +12,8 @@ from shared.json_document import json_document
 from shared.outputs import ComputeOutputs, MessagingOutputs, StorageOutputs
 from shared.tags import tags
 
-# Relative, as Pulumi keeps the paths in its state: another checkout is then no change.
-LAMBDA_CODE = Path("../../lambda_code")
+# Relative, as Pulumi keeps the paths in its state: so a different checkout shows no change.
+LAMBDA_CODE: Final = Path("../../lambda_code")
 
 settings.refuse("timeout", "timeoutSeconds", "consumerTimeoutSeconds", instead="messaging:consumerTimeoutSeconds")
 
@@ -33,8 +34,8 @@ role = aws.iam.Role(
     tags=tags(),
 )
 
-# Lambda writes log lines late, and the managed policy below lets it make a log group for them: after a destruction the
-# group would be back, without retention. So only the stack makes it, and this is deleted after all that could.
+# The managed policy below lets Lambda create the log group, and Lambda writes some lines late: after `destroy`, the log
+# group would be back. This policy denies it, from before the managed policy is attached until after it is detached.
 no_log_groups = aws.iam.RolePolicy(
     "role-makes-no-log-groups",
     role=role.name,
@@ -61,7 +62,7 @@ if settings.choice("s3Access", ("full", "scoped")) == "full":
         policy_arn=aws.iam.ManagedPolicy.AMAZON_S3_FULL_ACCESS,
     )
 else:
-    # Not the input folder only: files announced under an earlier name of it may still be on their way.
+    # Not only the input folder: after a change of its name, the queue still has messages about files under the old one.
     objects = pulumi.Output.concat(storage.bucket_arn, "/*")
     outputs = pulumi.Output.concat(storage.bucket_arn, "/", storage.output_prefix, "*")
     s3_access = aws.iam.RolePolicy(
@@ -73,7 +74,7 @@ else:
                 "Statement": [
                     {"Effect": "Allow", "Action": ["s3:GetObject", "s3:GetObjectVersion"], "Resource": objects},
                     {"Effect": "Allow", "Action": "s3:PutObject", "Resource": outputs},
-                    # Without it S3 answers 403, not 404, for an object that is gone ("GetObject", S3 API Reference).
+                    # Without it, S3 answers 403 and not 404 for a deleted object ("GetObject", S3 API Reference).
                     {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": storage.bucket_arn},
                 ],
             }
@@ -122,7 +123,7 @@ function = aws.lambda_.Function(
     role=role.arn,
     runtime=aws.lambda_.Runtime.PYTHON3D12,
     handler="lambda_function.handler",
-    # Named one by one, so that what Python leaves beside them (__pycache__) makes no difference.
+    # File by file, so that `__pycache__` is not part of the code.
     code=pulumi.AssetArchive(
         {
             source.relative_to(LAMBDA_CODE).as_posix(): pulumi.FileAsset(source.as_posix())
@@ -140,9 +141,9 @@ function = aws.lambda_.Function(
     tags=tags(),
     opts=pulumi.ResourceOptions(
         depends_on=[log_group, basic_execution, s3_access],
-        # A role that was deleted and made again has the same ARN, but not the KMS grant that Lambda gave the first one
-        # to read the environment with: every call fails until the function is made again ("Resource:
-        # aws_lambda_function" in the provider's documentation).
+        # Lambda gives the role a KMS grant to read the environment. A role that is deleted and created again has the
+        # same ARN but no grant, so every call fails until the function is replaced ("Resource: aws_lambda_function" in
+        # the provider's documentation).
         replacement_trigger=role.unique_id,
         delete_before_replace=True,
     ),
@@ -153,17 +154,16 @@ event_source_mapping = aws.lambda_.EventSourceMapping(
     "event-source-mapping",
     event_source_arn=messaging.main_queue_arn,
     function_name=function.name,
-    # One, as a file that is too slow uses up the receives of all in its batch (docs/batches.md). More than ten would
-    # need a batching window, and so delay every file ("CreateEventSourceMapping").
+    # A slow file uses up receives of the others in its batch (docs/batches.md). More than ten messages would require a
+    # batching window, which delays every file ("CreateEventSourceMapping").
     batch_size=settings.whole_number("batchSize", at_least=1, at_most=10),
-    # A message that Lambda receives and may not process, as too much runs already, has used up a receive once its
-    # visibility timeout has passed: no more are received than can be processed ("Configuring scaling behavior for SQS
-    # event source mappings").
+    # A throttled message uses up a receive when its visibility timeout has passed. With a maximum concurrency, Lambda
+    # receives no more than it can process ("Configuring scaling behavior for SQS event source mappings").
     scaling_config=aws.lambda_.EventSourceMappingScalingConfigArgs(maximum_concurrency=maximum_concurrency)
     if maximum_concurrency
     else None,
     function_response_types=["ReportBatchItemFailures"],
-    # Lambda looks at the role when the mapping is made, and refuses a role that may not yet read the queue.
+    # Lambda refuses to create the mapping before the role may read the queue.
     opts=pulumi.ResourceOptions(depends_on=[consume_queue]),
 )
 

@@ -1,5 +1,7 @@
 """The queue between the bucket and the function, its dead-letter queue, and the bucket's notification."""
 
+from typing import Final
+
 import pulumi
 import pulumi_aws as aws
 
@@ -9,26 +11,26 @@ from shared.json_document import json_document
 from shared.outputs import MessagingOutputs, StorageOutputs
 from shared.tags import tags
 
-DAY = 24 * 60 * 60
-RETENTION = 4 * DAY
-# A dead letter is gone so long after its upload, not after its move ("Setting-up dead-letter queue retention in Amazon
-# SQS"). It is the longest that SQS allows ("Amazon SQS message quotas"), and so leaves the most time to look at it.
-DEAD_LETTER_RETENTION = 14 * DAY
+DAY_S: Final = 24 * 60 * 60
+RETENTION_S: Final = 4 * DAY_S
+# The longest that SQS allows ("Amazon SQS message quotas"). It counts from the upload, not from the move to the
+# dead-letter queue ("Setting-up dead-letter queue retention in Amazon SQS").
+DEAD_LETTER_RETENTION_S: Final = 14 * DAY_S
 
 storage = StorageOutputs.read()
 
 # 900 s is the longest that a Lambda function may run ("Lambda quotas").
 consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, at_most=900)
-# AWS's own advice is five or more, so that throttling alone moves no message ("Creating and configuring an Amazon
-# SQS event source mapping"); 1,000 is the limit of SQS.
+# AWS advises five or more, so that throttling alone moves no message ("Creating and configuring an Amazon SQS event
+# source mapping"). SQS allows 1,000.
 max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
 
-# Both queues are made side by side, and joined afterwards: the provider waits 25 s for a new queue to settle, and as
-# long for each of its policies to come or go. Those that are deleted with their queue need not be waited for.
+# The policies are resources of their own, so that both queues are created at the same time: the provider waits 25 s for
+# each new queue, and for each policy created or deleted. With `deleted_with`, deleting a policy takes no time.
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
     name=names.DEAD_LETTER_QUEUE,
-    message_retention_seconds=DEAD_LETTER_RETENTION,
+    message_retention_seconds=DEAD_LETTER_RETENTION_S,
     sqs_managed_sse_enabled=True,
     tags=tags(),
 )
@@ -36,10 +38,10 @@ dead_letter_queue = aws.sqs.Queue(
 main_queue = aws.sqs.Queue(
     "main-queue",
     name=names.MAIN_QUEUE,
-    message_retention_seconds=RETENTION,
+    message_retention_seconds=RETENTION_S,
     receive_wait_time_seconds=20,
     # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
-    # a second time ("Creating and configuring an Amazon SQS event source mapping").
+    # again ("Creating and configuring an Amazon SQS event source mapping").
     visibility_timeout_seconds=6 * consumer_timeout,
     sqs_managed_sse_enabled=True,
     tags=tags(),
@@ -74,7 +76,7 @@ main_queue_policy = aws.sqs.QueuePolicy(
                     "Resource": main_queue.arn,
                     "Condition": {
                         "ArnEquals": {"aws:SourceArn": storage.bucket_arn},
-                        # A bucket's ARN names no account: were the bucket deleted, its name could be anybody's.
+                        # A bucket's ARN names no account: after a deletion, another account can take the name.
                         "StringEquals": {"aws:SourceAccount": aws.get_caller_identity_output().account_id},
                     },
                 }
@@ -94,7 +96,7 @@ aws.s3.BucketNotification(
             "filter_prefix": storage.input_prefix,
         }
     ],
-    # S3 sends a test message before it accepts the notification, and refuses a queue that will not take it.
+    # S3 sends a test message first, and refuses the notification if the queue does not accept it.
     opts=pulumi.ResourceOptions(depends_on=[main_queue_policy]),
 )
 
@@ -122,10 +124,10 @@ alarm(
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": dead_letter_queue.name},
-    # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), before which
-    # a message may have been in the main queue for all of its retention. At the latest a day is left to act.
+    # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), but the
+    # retention from the upload, up to `RETENTION_S` earlier. The maximum leaves a day to act.
     threshold=settings.whole_number(
-        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION - RETENTION - DAY
+        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION_S - RETENTION_S - DAY_S
     ),
     topic_arn=alarms.arn,
 )
@@ -137,7 +139,7 @@ alarm(
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": main_queue.name},
-    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION),
+    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION_S),
     topic_arn=alarms.arn,
 )
 

@@ -1,4 +1,4 @@
-"""The bucket that files are dropped into and results are read from."""
+"""The bucket for files and results."""
 
 import pulumi
 import pulumi_aws as aws
@@ -15,7 +15,7 @@ bucket = aws.s3.Bucket(
     bucket=settings.bucket_name("bucketName"),
     force_destroy=True,
     tags=tags(),
-    # Another name is another bucket: without this, a change of it would delete every file.
+    # A new name means a new bucket: without this, renaming would delete every file.
     opts=pulumi.ResourceOptions(protect=True),
 )
 
@@ -52,7 +52,7 @@ aws.s3.BucketPolicy(
             ],
         }
     ),
-    # S3 answers 409 to a bucket's policy and public access block being changed at the same time.
+    # S3 answers 409 if a bucket's policy and public access block are changed at the same time.
     opts=pulumi.ResourceOptions(depends_on=[public_access_block]),
 )
 

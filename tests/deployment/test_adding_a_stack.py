@@ -48,4 +48,4 @@ def test_a_stack_is_added_by_its_folder_and_one_line(checkout: Checkout) -> None
         assert f"+ {project:10} {resource} " in preview.stdout
     refused = checkout.run("deploy", "--only", "audit")
     assert refused.returncode == 1
-    assert "'audit' can't be deployed: 'storage' is not deployed" in refused.stderr
+    assert "'audit' can't be deployed because it needs 'storage', which is not deployed" in refused.stderr

@@ -1,4 +1,4 @@
-"""The commands in README, CONTRIBUTING and docs do what is said of them, each as it is written there."""
+"""The commands in README, CONTRIBUTING and docs do what the pages say, exactly as written there."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import HANGS_S, Checkout
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -24,12 +24,12 @@ BY_HAND_DEV = BLOCKS.pop("docs/deploying.md: One project with pulumi 2")
 COMPLETION = BLOCKS.pop("docs/commands.md: Shell completion")
 
 NOT_RUN = {
-    "README.md: Try it 2": "CI is this command: tests/unit/test_workflows.py compares the two",
-    "CONTRIBUTING.md: Tests": "the same without the installation",
+    "README.md: Try it 2": "CI runs this command: tests/unit/test_workflows.py compares the two",
+    "CONTRIBUTING.md: Tests": "the same, without the installation",
     "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",
 }
 
-SAYS = {
+EXPECTED = {
     "xfarm send local examples": "readings.csv -> outputs/readings.csv.json (",
     "xfarm status local": "xFarmMainQueue",
     "xfarm dead-letters local": "xFarmDeadLetterSqs",
@@ -39,11 +39,11 @@ SAYS = {
     "xfarm outputs dev": "xFarmLambdaFunction",
     ".venv/bin/nox -s demo": "readings.csv -> outputs/readings.csv.json (",
 }
-"""What the answer to a command holds, where the exit code alone would not tell that it did what is said of it."""
+"""A part of the output of each command whose exit code alone does not show that it worked."""
 
 
 def shell(checkout: Checkout, script: str, answer: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as at a terminal, where ``answer`` is typed, in a shell in which the environment is activated."""
+    """Run a script in a shell with the project's environment activated, at a terminal where somebody types `answer`."""
     ours, theirs = os.openpty()
     try:
         os.write(ours, f"{answer}\n".encode())
@@ -55,7 +55,7 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANGS_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
     finally:
         os.close(ours)
@@ -63,22 +63,22 @@ def shell(checkout: Checkout, script: str, answer: str = "", **environment: str)
 
 
 def activated(checkout: Checkout, **environment: str) -> dict[str, str]:
-    """Return the environment of a shell in which the project's is activated."""
+    """Return the variables of a shell with the project's environment activated."""
     path = f"{Path(sys.executable).parent}:{environment.pop('PATH', os.environ['PATH'])}"
     return checkout.environment | environment | {"PATH": path}
 
 
 def expect(done: subprocess.CompletedProcess[str], command: str) -> None:
-    """Check that a command succeeded and said what it is to say."""
+    """Check that a command succeeded and has the expected output."""
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert SAYS.get(command, "") in done.stdout + done.stderr, f"{command}\n{done.stdout}{done.stderr}"
+    assert EXPECTED.get(command, "") in done.stdout + done.stderr, f"{command}\n{done.stdout}{done.stderr}"
 
 
-def test_every_block_of_commands_is_run_or_has_a_reason_not_to_be() -> None:
+def test_every_block_of_commands_is_run_or_has_a_reason_why_not() -> None:
     assert BLOCKS.keys() == NOT_RUN.keys()
 
 
-def test_the_commands_that_operate_and_the_demo(deployed: Checkout) -> None:
+def test_the_commands_for_operating_and_the_demo(deployed: Checkout) -> None:
     for command in (*OPERATE, DEMO[0].rpartition("&& ")[2]):
         if command == "xfarm watch local":
             watch(deployed, command)
@@ -87,28 +87,28 @@ def test_the_commands_that_operate_and_the_demo(deployed: Checkout) -> None:
 
 
 def watch(checkout: Checkout, command: str) -> None:
-    """Run a command that serves until Ctrl-C, and press that as soon as it serves."""
-    # Python hands an ignored signal on to its children, and pytest ignores this one where it runs in the background.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Run a command that serves until Ctrl-C, and press Ctrl-C as soon as it does."""
+    # Child processes inherit an ignored signal, and pytest in the background ignores this one.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with subprocess.Popen(
             command.split(), cwd=checkout.root, env=activated(checkout), stdout=subprocess.PIPE, text=True
         ) as serving:
             for line in serving.stdout or ():
-                if "shows it" in line:
+                if line.startswith("Serving"):
                     serving.send_signal(signal.SIGINT)
         assert serving.returncode == 0
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, previous)
 
 
-def test_the_commands_by_hand(deployed: Checkout) -> None:
+def test_the_pulumi_commands_by_hand(deployed: Checkout) -> None:
     done = shell(deployed, "\n".join(BY_HAND))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unchanged" in done.stdout
 
 
-def test_the_commands_that_deploy(runner: Runner) -> None:
+def test_the_commands_for_deploying(runner: Runner) -> None:
     pulumi = runner.pulumi()
     environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
     for command in DEPLOY:

@@ -115,7 +115,7 @@ def test_preview_then_run_then_run_then_delete(runner: Runner) -> None:
 
     printed = runner.run("preview")
     assert "as arn:aws:sts::000000000000:assumed-role/deployer/" in printed
-    assert f"the bucket '{STATE_BUCKET}', which was made" in printed
+    assert f"the bucket '{STATE_BUCKET}', which was created" in printed
     assert s3.get_bucket_versioning(Bucket=STATE_BUCKET)["Status"] == "Enabled"
     assert "+ compute    function" in runner.summary.read_text(encoding="utf-8")
     assert checkout.client("lambda").list_functions()["Functions"] == []

@@ -1,4 +1,4 @@
-"""The commands of the operator, on a pipeline made in seconds."""
+"""The operator's commands, on a pipeline that boto3 creates in seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import boto3
 import pytest
 from rich.console import Console
 
-from tests.support.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
+from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, send, status
 from xfarm.operations.pipeline import Counts, Pipeline, counts
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VISIBILITY_S = 10
-"""Much longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
+"""Much longer than the function's first call, which is slow: a message visible again before its end would be dead."""
 
 RECEIVES = 1
 
@@ -38,15 +38,15 @@ def queue(name: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """A pipeline whose files fail for good within seconds."""
+    """Create a pipeline whose failing files are in the dead-letter queue within seconds."""
     with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
-        yield make(visibility_s=VISIBILITY_S, receives=RECEIVES, code=lambda_zip(process=REFUSING))
+        yield create_pipeline(visibility_s=VISIBILITY_S, max_receives=RECEIVES, code=lambda_zip(process=FAILING))
 
 
 @pytest.fixture
 def quiet(pipeline: Pipeline, request: pytest.FixtureRequest) -> Pipeline:
-    """A pipeline whose function never hears of a file, with folders, dead letters and logs of each test's own."""
-    name = request.node.name[:80]  # SQS takes no more ("Amazon SQS standard queue quotas")
+    """Return a pipeline whose function gets no files, with folders, dead letters and logs for one test."""
+    name = request.node.name[:80]  # the longest name in SQS ("Amazon SQS standard queue quotas")
     dead_url, dead_arn = queue(name)
     boto3.client("logs").create_log_group(logGroupName=name)
     return replace(
@@ -60,13 +60,13 @@ def quiet(pipeline: Pipeline, request: pytest.FixtureRequest) -> Pipeline:
 
 
 @pytest.fixture
-def said() -> io.StringIO:
+def output() -> io.StringIO:
     return io.StringIO()
 
 
 @pytest.fixture
-def console(said: io.StringIO) -> Console:
-    return Console(file=said, width=200, soft_wrap=True)
+def console(output: io.StringIO) -> Console:
+    return Console(file=output, width=200, soft_wrap=True)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def put_document(pipeline: Pipeline, name: str, **document: Any) -> None:  # noqa: ANN401  whatever it says
+def put_document(pipeline: Pipeline, name: str, **document: Any) -> None:  # noqa: ANN401 - any JSON
     key = pipeline.input_prefix + name
     place, _ = send.places(pipeline, key)
     body = json.dumps({"key": key, **document}).encode()
@@ -106,13 +106,13 @@ def log(pipeline: Pipeline, **facts: str) -> None:
 
 
 def test_each_file_of_a_folder_is_followed_to_its_result(
-    pipeline: Pipeline, tmp_path: Path, console: Console, said: io.StringIO
+    pipeline: Pipeline, tmp_path: Path, console: Console, output: io.StringIO
 ) -> None:
     (tmp_path / "sub [x]").mkdir()
     (tmp_path / "a.csv").write_text("x\n1\n", encoding="utf-8")
     (tmp_path / "sub [x]" / "ü +%.txt").write_bytes(b"12345")
     send.send(pipeline, [tmp_path], console)
-    assert sorted(said.getvalue().splitlines()) == [
+    assert sorted(output.getvalue().splitlines()) == [
         "a.csv -> outputs/a.csv.json (4 bytes, 1 row)",
         "sub [x]/ü +%.txt -> outputs/sub [x]/ü +%.txt.json (5 bytes)",
     ]
@@ -121,7 +121,7 @@ def test_each_file_of_a_folder_is_followed_to_its_result(
 
 
 def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
-    pipeline: Pipeline, tmp_path: Path, console: Console, said: io.StringIO, capsys: pytest.CaptureFixture[str]
+    pipeline: Pipeline, tmp_path: Path, console: Console, output: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [tmp_path / "bad.csv", tmp_path / "good.csv"]
     for path in paths:
@@ -129,20 +129,20 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     with pytest.raises(UserError, match=r"^1 of 2 ended in the dead-letter queue") as raised:
         send.send(pipeline, paths, console)
     assert "no result" not in str(raised.value)
-    lines = said.getvalue().splitlines()
+    lines = output.getvalue().splitlines()
     assert lines == [
         "good.csv -> outputs/good.csv.json (2 bytes, 0 rows)",
-        "bad.csv -> xFarmDeadLetterSqs (RuntimeError: as the test wants it)",
+        "bad.csv -> xFarmDeadLetterSqs (RuntimeError: test failure)",
     ]
 
     dead_letters.show(pipeline, console, as_json=True)
     letters = json.loads(capsys.readouterr().out)
     assert [(letter["bucket"], letter["key"], letter["error"]) for letter in letters] == [
-        (pipeline.bucket_name, "inputs/bad.csv", "RuntimeError: as the test wants it")
+        (pipeline.bucket_name, "inputs/bad.csv", "RuntimeError: test failure")
     ]
     assert letters[0]["receives"] > RECEIVES
     dead_letters.show(pipeline, console, as_json=False)
-    assert f"s3://{pipeline.bucket_name}/inputs/bad.csv\n" in said.getvalue()
+    assert f"s3://{pipeline.bucket_name}/inputs/bad.csv\n" in output.getvalue()
 
     state = status.health(pipeline)
     assert state.dead_letter_queue == Counts(waiting=1, in_flight=0)
@@ -151,16 +151,16 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
 
     boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
     redrive(pipeline, console)
-    assert said.getvalue().endswith("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.\n")
-    [upload] = [each for each in uploads_there(pipeline) if each.name == "bad.csv"]
+    assert output.getvalue().endswith("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.\n")
+    [upload] = [each for each in input_objects(pipeline) if each.name == "bad.csv"]
     [arrival] = send.follow(pipeline, [upload], 60)
     assert arrival.document is not None
     assert arrival.document["rows"] == 0
     assert counts(pipeline.dead_letter_queue_url) == Counts(waiting=0, in_flight=0)
 
 
-def uploads_there(pipeline: Pipeline) -> list[send.Upload]:
-    """Return what is in the inputs, as if it had just been uploaded and had no result before."""
+def input_objects(pipeline: Pipeline) -> list[send.Upload]:
+    """Return the objects in the input folder, as if they had just been uploaded and had no results."""
     s3 = boto3.client("s3")
     return [
         send.Upload(
@@ -206,11 +206,11 @@ def test_a_dead_letter_of_an_earlier_upload_is_not_taken_for_this_one(
     assert (arrival.document, arrival.error) == (None, dead_letters.NO_ERROR)
 
 
-def test_what_has_no_result_in_time_is_told_of(
+def test_each_file_without_a_result_is_listed_after_the_timeout(
     quiet: Pipeline,
     tmp_path: Path,
     console: Console,
-    said: io.StringIO,
+    output: io.StringIO,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("new", "failed", "deleted", "replaced"):
@@ -227,24 +227,24 @@ def test_what_has_no_result_in_time_is_told_of(
     monkeypatch.setattr(send, "follow", after_all)
     with pytest.raises(UserError, match=r"^4 of 4 had no result after 0\.01 s\. Nothing is lost"):
         send.send(quiet, [tmp_path], console, timeout=0.01)
-    assert sorted(said.getvalue().splitlines()) == [
-        "deleted -> nowhere (it was deleted, or replaced by a newer upload)",
-        "failed -> on its way (broken)",
-        "new -> on its way",
-        "replaced -> nowhere (it was deleted, or replaced by a newer upload)",
+    assert sorted(output.getvalue().splitlines()) == [
+        "deleted -> no result (it was deleted, or replaced by a newer upload)",
+        "failed -> no result yet (broken)",
+        "new -> no result yet",
+        "replaced -> no result (it was deleted, or replaced by a newer upload)",
     ]
 
 
-def test_without_waiting_files_are_uploaded_only(
-    quiet: Pipeline, rows: Path, console: Console, said: io.StringIO
+def test_with_a_timeout_of_0_files_are_only_uploaded(
+    quiet: Pipeline, rows: Path, console: Console, output: io.StringIO
 ) -> None:
     send.send(quiet, [rows], console, timeout=0)
     key = f"{quiet.input_prefix}rows.csv"
-    assert said.getvalue() == f"rows.csv -> s3://{quiet.bucket_name}/{key}\n"
+    assert output.getvalue() == f"rows.csv -> s3://{quiet.bucket_name}/{key}\n"
     assert boto3.client("s3").get_object(Bucket=quiet.bucket_name, Key=key)["Body"].read() == rows.read_bytes()
 
 
-def test_an_interrupted_upload_ends_at_once_and_leaves_no_part(
+def test_an_interrupted_upload_ends_at_once_and_leaves_no_parts(
     quiet: Pipeline, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = tmp_path / "large"
@@ -271,20 +271,20 @@ def test_a_file_that_cannot_be_read_is_named(quiet: Pipeline, tmp_path: Path, co
         send.upload(quiet, {"gone": tmp_path / "gone"}, console)
 
 
-def test_a_look_at_dead_letters_sees_all_and_leaves_all(quiet: Pipeline) -> None:
+def test_peek_returns_all_dead_letters_and_leaves_them(quiet: Pipeline) -> None:
     sqs = boto3.client("sqs")
     ids = {
-        sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody=f"no message of S3's {number}")["MessageId"]
+        sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody=f"not from S3 {number}")["MessageId"]
         for number in range(25)
     }
-    for looks in (1, 2):
+    for receives in (1, 2):
         letters = dead_letters.peek(quiet)
         assert {letter.message_id for letter in letters} == ids
-        assert {letter.receives for letter in letters} == {looks}
+        assert {letter.receives for letter in letters} == {receives}
         assert counts(quiet.dead_letter_queue_url) == Counts(waiting=25, in_flight=0)
 
 
-def test_dead_letters_are_given_back_where_a_look_fails(quiet: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_are_visible_again_after_peek_fails(quiet: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
 
     def fail(_: object) -> None:
@@ -296,67 +296,67 @@ def test_dead_letters_are_given_back_where_a_look_fails(quiet: Pipeline, monkeyp
     assert counts(quiet.dead_letter_queue_url) == Counts(waiting=1, in_flight=0)
 
 
-def test_what_is_no_message_of_s3s_is_shown_all_the_same(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+def test_a_message_that_is_not_from_s3_is_shown(quiet: Pipeline, console: Console, output: io.StringIO) -> None:
     dead_letters.show(quiet, console, as_json=False)
-    assert said.getvalue().endswith(" is empty.\n")
+    assert output.getvalue().endswith(" is empty.\n")
     sent = boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
     log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is \x1b[1mnot JSON")
     dead_letters.show(quiet, console, as_json=False)
-    assert "no message of S3's\n" in said.getvalue()
-    assert "  Odd: the body is \\x1b[1mnot JSON\n" in said.getvalue()
+    assert "not a message from S3\n" in output.getvalue()
+    assert "  Odd: the body is \\x1b[1mnot JSON\n" in output.getvalue()
 
 
-def test_nothing_to_put_back_is_said(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+def test_a_redrive_of_an_empty_queue_says_so(quiet: Pipeline, console: Console, output: io.StringIO) -> None:
     redrive(quiet, console)
-    assert said.getvalue() == f"Nothing to put back: {quiet.dead_letter_queue_name} has no message.\n"
+    assert output.getvalue() == f"Nothing to redrive: {quiet.dead_letter_queue_name} has no messages.\n"
 
 
-def test_what_is_being_looked_at_is_not_put_back(quiet: Pipeline, console: Console, said: io.StringIO) -> None:
+def test_messages_in_flight_are_not_redriven(quiet: Pipeline, console: Console, output: io.StringIO) -> None:
     sqs = boto3.client("sqs")
     sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
     sqs.receive_message(QueueUrl=quiet.dead_letter_queue_url, VisibilityTimeout=600)
     redrive(quiet, console)
-    assert "but 1 being looked at" in said.getvalue()
+    assert "but 1 in flight" in output.getvalue()
 
 
-def test_a_file_is_followed_until_it_has_been_tried_again(quiet: Pipeline) -> None:
+def test_a_file_is_followed_for_the_time_of_one_retry(quiet: Pipeline) -> None:
     (function_timeout_s,) = {
         boto3.client("lambda").get_function_configuration(FunctionName=quiet.function_name)["Timeout"]
     }
     assert send.one_retry(quiet) == VISIBILITY_S + function_timeout_s == 70
 
 
-def test_who_is_mailed_of_alarms_is_said_with_what_to_do(quiet: Pipeline) -> None:
+def test_status_shows_the_subscription_for_alarms_and_what_to_do(quiet: Pipeline) -> None:
     sns = boto3.client("sns")
     topic = sns.create_topic(Name="Mailed")["TopicArn"]
     mailed = replace(quiet, alarm_topic_arn=topic, alarm_email="ops@example.org")
 
     def line(pipeline: Pipeline) -> list[str]:
-        said = io.StringIO()
-        status.show("local", {}, pipeline, Console(file=said, width=300), as_json=False)
-        return [line for line in said.getvalue().splitlines() if "Mailed" in line or "mail" in line]
+        output = io.StringIO()
+        status.show("local", {}, pipeline, Console(file=output, width=300), as_json=False)
+        return [line for line in output.getvalue().splitlines() if line.startswith("Mailed")]
 
     assert line(quiet) == []
     (gone,) = line(mailed)
-    assert "ops@example.org has not confirmed it, or has ended it" in gone
+    assert "ops@example.org has not confirmed the subscription, or has ended it" in gone
     assert "'xfarm deploy local --refresh'" in gone
     arn = sns.subscribe(TopicArn=topic, Protocol="email", Endpoint="ops@example.org", ReturnSubscriptionArn=True)[
         "SubscriptionArn"
     ]
     assert status.health(mailed).alarm_email == "pending"
     (pending,) = line(mailed)
-    assert "mails nothing yet: ops@example.org has to follow the link in AWS's mail" in pending
+    assert "mails nothing yet: ops@example.org must follow the link in AWS's mail" in pending
     sns.confirm_subscription(TopicArn=topic, Token=arn.rpartition(":")[2])
     (confirmed,) = line(mailed)
     assert "mails alarms to ops@example.org" in confirmed
 
 
-def test_what_nobody_has_measured_is_unknown(quiet: Pipeline) -> None:
-    state = status.health(replace(quiet, function_name="unheard", main_queue_url=quiet.dead_letter_queue_url))
+def test_a_metric_without_values_is_unknown(quiet: Pipeline) -> None:
+    state = status.health(replace(quiet, function_name="never-called", main_queue_url=quiet.dead_letter_queue_url))
     assert (state.oldest_message_s, state.errors, state.throttles) == (None, None, None)
 
 
-def test_metrics_are_those_of_the_last_hour_and_the_age_is_that_of_now(quiet: Pipeline) -> None:
+def test_errors_are_those_of_the_last_hour_and_the_age_is_the_newest(quiet: Pipeline) -> None:
     now = datetime.now(UTC)
     function, queue_name = "measured", quiet.dead_letter_queue_name
 
@@ -382,7 +382,7 @@ def test_metrics_are_those_of_the_last_hour_and_the_age_is_that_of_now(quiet: Pi
     assert (state.oldest_message_s, state.errors, state.throttles) == (90, 3, 0)
 
 
-def test_an_age_measured_long_ago_is_not_that_of_now(quiet: Pipeline) -> None:
+def test_an_old_value_does_not_count_as_the_present_age(quiet: Pipeline) -> None:
     boto3.client("cloudwatch").put_metric_data(
         Namespace="AWS/SQS",
         MetricData=[

@@ -55,8 +55,9 @@ def test_nothing_is_left_to_change_after_it(changed: Checkout) -> None:
 
 
 BY_HAND = """
-import os, pathlib, local
-environment = local.enter(pathlib.Path.cwd(), print)
+import os, pathlib
+from xfarm.orchestrator import local_environment
+environment = local_environment.prepare(pathlib.Path.cwd(), print)
 os.chdir("stacks/storage")
 os.execvpe("pulumi", [
     "pulumi", "destroy", "--ignore-protect", "--yes", "--skip-preview", "--stack", "local"

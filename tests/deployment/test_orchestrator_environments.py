@@ -51,11 +51,12 @@ def test_a_terminal_without_umlauts_is_written_to(checkout: Checkout, command: s
 
 
 ANOTHER_STATE = """
-import os, pathlib, sys, local
-environment = local.enter(pathlib.Path.cwd(), print) | {
+import os, pathlib, sys
+from xfarm.orchestrator import local_environment
+environment = local_environment.prepare(pathlib.Path.cwd(), print) | {
     "PULUMI_BACKEND_URL": f"file://{sys.argv[1]}", "PULUMI_CONFIG_PASSPHRASE": "other"
 }
-os.execve(sys.executable, [sys.executable, "-m", "orchestrator", "preview", "dev"], environment)
+os.execve(sys.executable, [sys.executable, "-m", "xfarm", "preview", "dev"], environment)
 """
 
 

@@ -8,7 +8,7 @@ from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
 
-pytest_plugins = ("tests.small_stacks",)
+pytest_plugins = ("tests.support.small_stacks",)
 
 
 def outcomes(printed: str) -> dict[str, tuple[str, dict[str, int]]]:
@@ -26,7 +26,7 @@ def test_what_is_throttled_or_fails_now_and_then_is_asked_again(small: Checkout,
     def slowly(_action: str) -> None:
         time.sleep(0.1)
 
-    faulty.refuse, faulty.keep_back = refuse, slowly
+    faulty.refuse, faulty.delay = refuse, slowly
     assert "failed" not in stress.finish(small, "deploy")
     assert asked["CreateRole"] == 3
 
@@ -43,7 +43,7 @@ def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Check
     assert "alpha failed: see the errors above." in failed.stderr
     assert outcomes(failed.stdout) == {"alpha": ("failed", {"create": 7}), "beta": ("left out", {})}
 
-    faulty.behave()
+    faulty.reset()
     finished = stress.finish(small, "deploy", "--json")
     assert outcomes(finished) == {"alpha": ("done", {"create": 1, "same": 7}), "beta": ("done", {"create": 1})}
 
@@ -57,17 +57,17 @@ def refusal(checkout: Checkout, *arguments: str) -> str:
 
 
 def test_only_the_part_that_is_named_is_touched_and_none_that_would_leave_a_gap(small: Checkout) -> None:
-    wanted = "'beta' can't be deployed: 'alpha' is not deployed, and it needs that. So deploy it first."
+    wanted = "'beta' can't be deployed because it needs 'alpha', which is not deployed: deploy 'alpha' first."
     assert refusal(small, "deploy", "--only", "beta") == wanted
     assert refusal(small, "deploy", "--from", "beta") == wanted
-    assert refusal(small, "deploy", "--only", "gamma") == "there is no project 'gamma': name one of alpha, beta."
+    assert refusal(small, "deploy", "--only", "gamma") == "there is no project 'gamma': choose one of alpha, beta."
     assert not stress.left(small)
 
     assert outcomes(stress.finish(small, "deploy", "--only", "alpha", "--json")) == {"alpha": ("done", {"create": 8})}
     assert outcomes(stress.finish(small, "deploy", "--from", "beta", "--json")) == {"beta": ("done", {"create": 1})}
 
     there = stress.contents(small)
-    wanted = "'alpha' can't be destroyed: 'beta' is still deployed and needs it. So destroy it first."
+    wanted = "'alpha' can't be destroyed because 'beta' needs it and is still deployed: destroy 'beta' first."
     assert refusal(small, "destroy", "--only", "alpha") == wanted
     assert stress.contents(small) == there
 

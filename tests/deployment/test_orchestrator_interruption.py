@@ -15,7 +15,7 @@ from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
 from tests.support.waiting import eventually
 
-pytest_plugins = ("tests.small_stacks",)
+pytest_plugins = ("tests.support.small_stacks",)
 
 FUNCTION = "POST /2015-03-31/functions"
 
@@ -47,7 +47,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
             asked.set()
             time.sleep(4)  # in which the others are done, another deployment is refused, and Ctrl-C is pressed
 
-    faulty.keep_back = slowly
+    faulty.delay = slowly
     process = stress.start(small, "deploy")
     assert asked.wait(60)
     other = small.run("deploy")
@@ -61,7 +61,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     assert "released" not in other.stdout
 
     assert process.returncode == 1
-    assert "Stopping as soon as what has been begun is done" in said
+    assert "Stopping once the operations in progress are done" in said
     assert "+ alpha      function" in said
     rows = {line.split()[0]: line.split()[1:] for line in said.rpartition("seconds\n")[2].splitlines()}
     assert rows["alpha"][:2] == ["stopped", "8"]
@@ -94,12 +94,12 @@ def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
             held.add(action)
             killed.wait(60)
 
-    faulty.keep_back = hold
+    faulty.delay = hold
     process = stress.start(small, "deploy")
     eventually(lambda: held == creations, seconds=60)
     stress.kill(process)
     killed.set()
-    faulty.behave()
+    faulty.reset()
     said = stress.finish(small, command)
     assert "released the lock of process" in said
     assert "Looking for what it did to" in said
@@ -117,7 +117,7 @@ def deploy_until_the_function_is_made(
             asked.set()
             released.wait(60)
 
-    faulty.keep_back = hold
+    faulty.delay = hold
     process = stress.start(checkout, "deploy")
     assert asked.wait(60)
     return process, released
@@ -176,4 +176,4 @@ def undisturbed(emulated: Checkout) -> tuple[dict[str, list[str]], dict[str, flo
 def test_whenever_it_is_killed_the_same_command_comes_to_the_same_end(
     small: Checkout, seed: int, undisturbed: tuple[dict[str, list[str]], dict[str, float]]
 ) -> None:
-    stress.survive(small, seed, *undisturbed)
+    stress.kill_and_finish(small, seed, *undisturbed)

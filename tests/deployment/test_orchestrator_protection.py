@@ -15,8 +15,9 @@ OLD, NEW = "xfarm-bucket-01", "xfarm-bucket-02"
 KEYS = [f"inputs/{number}" for number in range(8)]
 
 BY_HAND = """
-import os, pathlib, sys, local
-environment = local.enter(pathlib.Path.cwd(), print)
+import os, pathlib, sys
+from xfarm.orchestrator import local_environment
+environment = local_environment.prepare(pathlib.Path.cwd(), print)
 os.chdir("stacks/storage")
 os.execvpe("pulumi", ["pulumi", *sys.argv[1:], "--stack", "local"], environment)
 """

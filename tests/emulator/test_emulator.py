@@ -1,4 +1,4 @@
-"""The emulator's life: started once, stopped, and started again with all that was in it."""
+"""Starting and stopping the emulator, and what it keeps."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ def emulator(tmp_path: Path) -> Iterator[Emulator]:
     emulator.stop()
 
 
-def client(emulator: Emulator, service: str) -> Any:  # noqa: ANN401 - whatever the service's client is
+def client(emulator: Emulator, service: str) -> Any:  # noqa: ANN401 - each service has its own type of client
     return boto3.client(  # pyrefly: ignore[no-matching-overload]
         service,
         endpoint_url=emulator.endpoint,
@@ -47,7 +47,7 @@ def test_it_starts_once_and_stops(emulator: Emulator) -> None:
     emulator.stop()
 
 
-def test_it_keeps_objects_and_messages_over_a_stop(emulator: Emulator) -> None:
+def test_it_keeps_objects_and_messages_when_it_is_stopped(emulator: Emulator) -> None:
     emulator.start()
     queue = client(emulator, "sqs").create_queue(QueueName="queue")["QueueUrl"]
     assert queue.startswith(emulator.endpoint)
@@ -62,7 +62,7 @@ def test_it_keeps_objects_and_messages_over_a_stop(emulator: Emulator) -> None:
     assert client(emulator, "s3").get_object(Bucket="bucket", Key="key")["Body"].read() == b"content"
 
 
-def test_it_listens_to_this_machine_only_and_writes_into_its_folder_only(emulator: Emulator) -> None:
+def test_it_listens_on_the_loopback_address_only_and_writes_to_its_folder_only(emulator: Emulator) -> None:
     emulator.start()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.2", emulator.port)) != 0
@@ -70,7 +70,7 @@ def test_it_listens_to_this_machine_only_and_writes_into_its_folder_only(emulato
     assert [path.name for path in (emulator.directory / "tmp").iterdir()] == [f"ministack-{emulator.port}.pid"]
 
 
-def test_nothing_of_the_users_aws_gets_in(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_inherit_the_user_s_credentials(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "real")
     monkeypatch.setenv("DATABASE_PASSWORD", "real")
@@ -80,11 +80,11 @@ def test_nothing_of_the_users_aws_gets_in(emulator: Emulator, monkeypatch: pytes
     assert environment["HOME"] == str(emulator.directory)
 
 
-def test_a_port_that_another_program_has_is_named(emulator: Emulator) -> None:
+def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(emulator: Emulator) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", emulator.port))
         other.listen()
-        with pytest.raises(UserError, match=rf"Port {emulator.port} is taken.*GATEWAY_PORT"):
+        with pytest.raises(UserError, match=rf"port {emulator.port} is taken.*GATEWAY_PORT"):
             emulator.start()
     emulator.start()
 
@@ -96,7 +96,7 @@ def test_one_folder_has_one_emulator(emulator: Emulator) -> None:
         other.start()
 
 
-def test_what_a_killed_emulator_left_is_recognised(emulator: Emulator) -> None:
+def test_it_starts_after_another_was_killed(emulator: Emulator) -> None:
     emulator.directory.mkdir()
     (emulator.directory / "lock").write_text(f"{os.getpid()} {emulator.port}")
     assert not emulator.running()
@@ -104,22 +104,22 @@ def test_what_a_killed_emulator_left_is_recognised(emulator: Emulator) -> None:
     assert process(emulator) != os.getpid()
 
 
-def test_its_last_words_are_shown_when_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_its_log_is_shown_if_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xfarm.emulator.server._PROGRAM", Path("/not/there.py"))
     with pytest.raises(UserError, match=r"ended at once.*\n.*/not/there\.py"):
         emulator.start()
 
 
-@pytest.mark.parametrize("asked", [{}, {"Prefix": "a\x01"}, {"MaxKeys": 2}, {"Delimiter": "\x01"}])
-def test_a_listing_of_versions_tells_of_keys_that_xml_cannot_hold(emulator: Emulator, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize("parameters", [{}, {"Prefix": "a\x01"}, {"MaxKeys": 2}, {"Delimiter": "\x01"}])
+def test_a_listing_of_versions_has_keys_that_xml_cannot_hold(emulator: Emulator, parameters: dict[str, Any]) -> None:
     emulator.start()
     s3 = client(emulator, "s3")
     s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
     keys = ["a\x01\x1f", "a\x01\r\nb\t", "a\x01\ufffe+ %26&amp;<é>"]
     for key in keys:
         s3.put_object(Bucket="bucket", Key=key, Body=b"")
-    pages = list(s3.get_paginator("list_object_versions").paginate(Bucket="bucket", **asked))
-    if "Delimiter" in asked:
+    pages = list(s3.get_paginator("list_object_versions").paginate(Bucket="bucket", **parameters))
+    if "Delimiter" in parameters:
         assert [each["Prefix"] for page in pages for each in page["CommonPrefixes"]] == ["a\x01"]
     else:
         assert {each["Key"] for page in pages for each in page["Versions"]} == set(keys)

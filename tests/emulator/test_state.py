@@ -1,22 +1,22 @@
-"""The bucket in which an AWS account keeps the stacks' state."""
+"""The bucket for the state of the stacks in an AWS account."""
 
 from pathlib import Path
 
 import boto3
 
-from tests.support.account import KEYS, PLACE, orchestrator
+from tests.support.account import KEYS, REGION_SETTING, xfarm
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 
 
-def test_the_bucket_for_the_state_is_made_once_and_closed(tmp_path: Path) -> None:
+def test_the_state_bucket_is_created_once_and_secured(tmp_path: Path) -> None:
     emulator = Emulator(tmp_path, free_port())
     emulator.start()
     try:
-        for made in ("was made", "was there already"):
-            done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=emulator.endpoint, **KEYS, **PLACE)
+        for outcome in ("was created", "existed already"):
+            done = xfarm("bootstrap", "dev", AWS_ENDPOINT_URL=emulator.endpoint, **KEYS, **REGION_SETTING)
             assert done.returncode == 0, done.stderr
-            assert made in done.stderr
+            assert outcome in done.stderr
         s3 = boto3.client(
             "s3",
             endpoint_url=emulator.endpoint,

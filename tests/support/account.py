@@ -1,4 +1,4 @@
-"""Commands on an AWS account, by somebody who has only what a test gives them."""
+"""Runs commands for an AWS account, with no other settings than a test gives."""
 
 import os
 import subprocess
@@ -10,13 +10,14 @@ from xfarm.paths import ROOT
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
-def orchestrator(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def xfarm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run an `xfarm` command, and return its output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
-    nobody = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    no_files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     return subprocess.run(
         [sys.executable, "-m", "xfarm", *arguments],
         cwd=ROOT,
-        env=kept | nobody | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
+        env=kept | no_files | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -25,4 +26,4 @@ def orchestrator(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": SECRET}
-PLACE = {"AWS_REGION": REGION}
+REGION_SETTING = {"AWS_REGION": REGION}

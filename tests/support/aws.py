@@ -1,4 +1,4 @@
-"""A stand-in for AWS that refuses what it is told to, and writes down what it was asked."""
+"""A fake AWS that refuses requests on demand, and records them."""
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
@@ -9,44 +9,45 @@ IDENTITY = """<GetCallerIdentityResponse><GetCallerIdentityResult>
 
 
 class Aws(ThreadingHTTPServer):
-    """An AWS that refuses what it is told to refuse, and writes down who asked."""
+    """A server for STS, HEAD requests to S3, and CONNECT requests to a proxy."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.refusals: dict[str, str] = {}
-        self.asked: list[str] = []
+        """The error code by action, or for `HEAD` the status."""
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class Answer(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Aws  # pyrefly: ignore[bad-override]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         action = parse_qs(body)["Action"][0]
-        self.server.asked.append(action)
+        self.server.requests.append(action)
         if code := self.server.refusals.get(action):
-            error = f"<Code>{code}</Code><Message>as told</Message>"
-            self._answer(403, f"<ErrorResponse><Error>{error}</Error></ErrorResponse>")
+            error = f"<Code>{code}</Code><Message>test refusal</Message>"
+            self._respond(403, f"<ErrorResponse><Error>{error}</Error></ErrorResponse>")
         else:
-            self._answer(200, IDENTITY)
+            self._respond(200, IDENTITY)
 
     def do_HEAD(self) -> None:
-        self.server.asked.append(f"HEAD {self.path}")
-        self._answer(int(self.server.refusals.get("HEAD", "200")), "")
+        self.server.requests.append(f"HEAD {self.path}")
+        self._respond(int(self.server.refusals.get("HEAD", "200")), "")
 
     def do_CONNECT(self) -> None:
-        self.server.asked.append(f"CONNECT {self.path}")
-        self._answer(403, "")
+        self.server.requests.append(f"CONNECT {self.path}")
+        self._respond(403, "")
 
-    def _answer(self, status: int, text: str) -> None:
+    def _respond(self, status: int, text: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text.encode())
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  its name in the class above
-        """Keep quiet."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
+        """Log nothing."""

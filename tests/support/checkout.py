@@ -1,4 +1,4 @@
-"""A copy of this project with an AWS of its own, for tests that deploy it."""
+"""A copy of this project with its own emulator, for tests that deploy it."""
 
 import fcntl
 import json
@@ -20,26 +20,25 @@ import yaml
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.paths import ROOT
 
-# What a deployment reads; the copy has neither the caches nor the state of the folder it is taken from.
-PARTS = ("xfarm", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
+# What a deployment reads, without caches and state.
+PARTS: Final = ("xfarm", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
 
 
-HANGS_S = 900
-"""After so many seconds a command hangs: the longest takes three minutes on a busy machine."""
-
+COMMAND_TIMEOUT_S: Final = 900
+"""The longest command takes three minutes on a busy machine."""
 
 _PORTS: Final = range(20_000, 30_000)
-"""Below the ports that systems hand out by themselves (32,768 to 60,999 on Linux, 49,152 and up on macOS)."""
+"""Below the ephemeral ports (32,768 to 60,999 on Linux, 49,152 and up on macOS)."""
 
 _reserved: list[TextIO] = []
-"""The lock files of this process's ports, held for as long as it lives."""
+"""The lock files of this process's ports."""
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on, and that no other test run is given while this process lives.
+    """Return a free port, and reserve it among test runs until this process ends.
 
     Raises:
-        LookupError: There is none.
+        LookupError: No port is free.
     """
     for port in random.sample(_PORTS, len(_PORTS)):
         lock = (Path(tempfile.gettempdir()) / f"xfarm-tests-port-{port}").open("w")
@@ -54,7 +53,7 @@ def free_port() -> int:
 
 @dataclass
 class Checkout:
-    """A copy of the project in ``root``, whose emulator listens on ``port``."""
+    """A copy of the project in `root`, with an emulator that listens on `port`."""
 
     root: Path
     port: int = field(default_factory=free_port)
@@ -69,29 +68,29 @@ class Checkout:
 
     @property
     def emulator(self) -> Emulator:
-        """The copy's emulator, as ``local`` runs it."""
+        """The copy's emulator."""
         return Emulator(self.root / ".local" / "emulator", self.port)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a user who has nothing set up for AWS or Pulumi."""
+        """The environment without the user's settings for AWS and Pulumi."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of the project as ``python -m`` does, and return what came of it."""
+    def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of the copy, as `python -m` does, and return its output."""
         return subprocess.run(
-            [sys.executable, "-m", "xfarm", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.root,
             env=self.environment | environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=HANGS_S,
+            timeout=COMMAND_TIMEOUT_S,
         )
 
     def configure(self, project: str, stack: str, **settings: object) -> None:
-        """Change settings of a stack, as ``pulumi config set`` does."""
+        """Change settings of a stack, as `pulumi config set` does."""
         path = self.root / "stacks" / project / f"Pulumi.{stack}.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         values = {key if ":" in key else f"{project}:{key}": value for key, value in settings.items()}
@@ -99,12 +98,12 @@ class Checkout:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def resources(self, project: str) -> list[dict[str, Any]]:
-        """Return the AWS resources of a project's stack, as Pulumi keeps them in its state."""
+        """Return the AWS resources in the state of a project's stack."""
         path = self.root / ".local" / "state" / ".pulumi" / "stacks" / project / "local.json"
         state = json.loads(path.read_text(encoding="utf-8"))["checkpoint"]["latest"]["resources"]
         return [resource for resource in state if resource["type"].startswith("aws:")]
 
-    def client(self, service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
+    def client(self, service: Any) -> Any:  # noqa: ANN401 - each service has its own type of client
         """Return a boto3 client for a service of the copy's emulator."""
         return boto3.client(
             service,

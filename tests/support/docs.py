@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING, CHANGELOG and the pages under docs, taken apart."""
+"""The parts of README, CONTRIBUTING, CHANGELOG and the pages in docs: code, links, tables."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ _FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def prose(page: Path) -> str:
-    """Return the text of a page without its blocks of code."""
+    """Return the text of a page without its code blocks."""
     return _FENCED.sub("", page.read_text(encoding="utf-8"))
 
 
 def blocks(page: Path) -> dict[str, list[str]]:
-    """Return the blocks of shell commands on a page by heading; the second one of a heading is `HEADING 2`."""
+    """Return the shell commands on a page by heading; the second block under a heading is `HEADING 2`."""
     found: dict[str, list[str]] = {}
     text = page.read_text(encoding="utf-8")
     for block in _FENCED.finditer(text):
@@ -29,31 +29,31 @@ def blocks(page: Path) -> dict[str, list[str]]:
 
 
 def commands(block: str) -> list[str]:
-    """Return the commands of a block, without the comments beside them."""
+    """Return the commands of a block, without comments."""
     return [line.partition("  #")[0].strip() for line in block.strip().splitlines()]
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what GitHub makes of a page's headings in links: lower case, hyphens for spaces, no punctuation."""
+    """Return the anchors that GitHub makes from a page's headings: lower case, hyphens for spaces, no punctuation."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def links(page: Path) -> list[str]:
-    """Return where the links and pictures of a page lead."""
+    """Return the targets of the links and pictures on a page."""
     return re.findall(r"\]\(([^)\s]+)\)", prose(page))
 
 
 def code_spans(page: Path) -> list[str]:
-    """Return what a page shows as code within its lines."""
+    """Return the inline code of a page."""
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
 def table(page: Path, *headings: str) -> list[list[str]]:
-    """Return the rows of the table of a page that has these headings.
+    """Return the rows of the table with these headings on a page.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such table.
     """
     lines = iter(page.read_text(encoding="utf-8").splitlines())
     for line in lines:

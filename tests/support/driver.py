@@ -1,4 +1,4 @@
-"""What the tests of the pipeline do with it, and what they see of it."""
+"""What tests do with a pipeline, and what they observe."""
 
 import hashlib
 import json
@@ -16,20 +16,20 @@ from xfarm.operations.pipeline import Counts, Pipeline, counts
 
 THREADS = 8
 RETRY_S = 5
-"""Longer than a batch takes on a busy machine, and short enough to wait for as often as a message is received."""
+"""Longer than a batch takes on a busy machine, and short enough to wait for every receive of a message."""
 
 EMPTY = Counts(waiting=0, in_flight=0)
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A pipeline and the emulator that it is in."""
+    """A pipeline and its emulator."""
 
     emulator: Emulator
     pipeline: Pipeline
 
     def upload(self, contents: Mapping[str, bytes]) -> None:
-        """Put files under the inputs."""
+        """Upload files to the input folder."""
         s3 = boto3.client("s3", config=Config(max_pool_connections=THREADS))
 
         def put(name: str) -> None:
@@ -50,7 +50,7 @@ class Driver:
         return {key.removeprefix(self.pipeline.output_prefix).removesuffix(".json") for key in keys}
 
     def documents(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return what the results of the files named say."""
+        """Return the result documents of files by name."""
         s3 = boto3.client("s3", config=Config(max_pool_connections=THREADS))
 
         def get(name: str) -> tuple[str, dict[str, Any]]:
@@ -61,41 +61,41 @@ class Driver:
             return dict(pool.map(get, names))
 
     def assert_complete(self, contents: Mapping[str, bytes]) -> None:
-        """Wait until each file has its result, and nothing else has; none may be dead or left over."""
+        """Wait until each file has its result; assert that there are no other results, messages or dead letters."""
         eventually(lambda: self.results() >= contents.keys())
         self.assert_idle()
         assert self.results() == contents.keys()
-        seen = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
-        assert seen == {
+        results = {name: (each["key"], each["sha256"]) for name, each in self.documents(contents).items()}
+        assert results == {
             name: (self.pipeline.input_prefix + name, hashlib.sha256(body).hexdigest())
             for name, body in contents.items()
         }
         assert counts(self.pipeline.dead_letter_queue_url) == EMPTY
 
     def assert_idle(self) -> None:
-        """Wait until nothing is in the main queue, be it waiting or being processed."""
+        """Wait until the main queue has no messages, neither waiting nor in flight."""
         eventually(lambda: counts(self.pipeline.main_queue_url) == EMPTY)
 
-    def hasten_retries(self) -> None:
-        """Have what is not processed come back soon, where the test is of that."""
+    def shorten_visibility_timeout(self) -> None:
+        """Set a visibility timeout that a test of retries can wait for."""
         boto3.client("sqs").set_queue_attributes(
             QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(RETRY_S)}
         )
 
-    def feed(self, *, enabled: bool) -> None:
-        """Switch on or off what gives the messages to the function, and wait for it."""
+    def set_mapping(self, *, enabled: bool) -> None:
+        """Enable or disable the event source mapping, and wait until it has changed."""
         function, uuid = boto3.client("lambda"), self.pipeline.event_source_mapping_id
         function.update_event_source_mapping(UUID=uuid, Enabled=enabled)
         state = "Enabled" if enabled else "Disabled"
         eventually(lambda: function.get_event_source_mapping(UUID=uuid)["State"] == state)
 
-    def last_feeding(self) -> str:
-        """Return what became of the last batch that the function was given."""
+    def last_processing_result(self) -> str:
+        """Return the result of the function's last batch."""
         uuid = self.pipeline.event_source_mapping_id
         return boto3.client("lambda").get_event_source_mapping(UUID=uuid)["LastProcessingResult"]
 
     def send(self, bodies: Iterable[str]) -> list[str]:
-        """Put messages into the main queue; return their ids."""
+        """Send messages to the main queue, and return their ids."""
         sqs, bodies = boto3.client("sqs"), list(bodies)
         ids: list[str] = []
         for start in range(0, len(bodies), 10):
@@ -111,24 +111,24 @@ class Driver:
         return ids
 
     def take(self, number: int) -> list[str]:
-        """Take so many messages out of the main queue; return their bodies."""
+        """Receive and delete all messages of the main queue, assert their number, and return their bodies."""
         sqs, url = boto3.client("sqs"), self.pipeline.main_queue_url
         bodies: list[str] = []
 
-        def take_some() -> bool:
+        def receive() -> bool:
             messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1).get("Messages", [])
             for message in messages:
                 bodies.append(message["Body"])
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             return len(bodies) >= number
 
-        while not take_some():
+        while not receive():
             assert counts(url) != EMPTY, f"only {len(bodies)} of {number}"
         assert len(bodies) == number
         return bodies
 
     def logged(self) -> list[dict[str, Any]]:
-        """Return what the function has logged of each record that it was given."""
+        """Return the line that the function has logged for each attempt."""
         pages = (
             boto3.client("logs")
             .get_paginator("filter_log_events")
@@ -137,26 +137,26 @@ class Driver:
         return [json.loads(event["message"]) for page in pages for event in page["events"]]
 
     def failures(self, error_type: str) -> list[dict[str, Any]]:
-        """Return what the function has logged of failures of one type."""
+        """Return the lines that the function has logged for failures of one type."""
         return [line for line in self.logged() if line.get("error_type") == error_type]
 
     def name(self, line: dict[str, Any]) -> str:
-        """Return the name of the file that a line of the log tells of."""
+        """Return the name of the file that a line of the log is about."""
         return str(line["key"]).removeprefix(self.pipeline.input_prefix)
 
     @staticmethod
     def sequencer(body: str) -> str:
-        """Return the sequencer in a message of S3's; the emulator writes all of the same length."""
+        """Return the sequencer in a message from S3; in the emulator, all have the same length."""
         return json.loads(body)["Records"][0]["s3"]["object"]["sequencer"]
 
     def keep_versions(self) -> None:
-        """Have the bucket keep all versions of a file."""
+        """Turn on versioning of the bucket."""
         boto3.client("s3").put_bucket_versioning(
             Bucket=self.pipeline.bucket_name, VersioningConfiguration={"Status": "Enabled"}
         )
 
     def deny_reading(self, pattern: str) -> None:
-        """Have the bucket refuse the function's reading of keys under the inputs, by a policy as anybody may write."""
+        """Deny the function to read keys in the input folder, by a bucket policy."""
         function = boto3.client("lambda").get_function_configuration(FunctionName=self.pipeline.function_name)
         statement = {
             "Effect": "Deny",
@@ -170,13 +170,13 @@ class Driver:
         )
 
     def allow_reading(self) -> None:
-        """Take back `deny_reading`."""
+        """Undo `deny_reading`."""
         boto3.client("s3").delete_bucket_policy(Bucket=self.pipeline.bucket_name)
 
     def remove(self) -> None:
-        """Remove what goes on using the machine.
+        """Delete the function, which would go on using the machine, and disable the event source mapping.
 
-        What feeds the function stays, switched off: the emulator takes 5 s to look at a new one where it has no other.
+        The mapping is kept: if the emulator has none, it takes 5 s to find the next one.
         """
-        self.feed(enabled=False)
+        self.set_mapping(enabled=False)
         boto3.client("lambda").delete_function(FunctionName=self.pipeline.function_name)

@@ -1,6 +1,6 @@
-"""The pipeline on a private emulator, made by the API within a second from what the stacks' programs declare.
+"""The pipeline on an emulator of its own, created by boto3 within a second from what the stacks declare.
 
-The engine and the provider, which take a minute, have tests of their own in tests/deployment.
+A deployment by Pulumi takes a minute; tests/deployment has the tests that need one.
 """
 
 import io
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import boto3
 import pytest
@@ -22,21 +22,21 @@ from xfarm.emulator.server import REGION, Emulator
 from xfarm.operations.pipeline import Pipeline
 from xfarm.paths import ROOT
 
-REFUSING = """
+FAILING: Final = """
 
 _process = process
 
 
 def process(source, body):
     if "bad" in source.key:
-        raise RuntimeError("as the test wants it")
+        raise RuntimeError("test failure")
     return _process(source, body)
 """
-"""Code to add to the function's `process`, for files that can't be processed until it is mended."""
+"""Code to append to the function's `process` module, which then fails for files with "bad" in their key."""
 
 
 class EnforcingEmulator(Emulator):
-    """An emulator that asks the policies before it does anything, as AWS does."""
+    """An emulator that enforces policies, as AWS does."""
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"AUTH": "true"}
@@ -44,7 +44,7 @@ class EnforcingEmulator(Emulator):
 
 @contextmanager
 def running(emulator: Emulator) -> Iterator[Emulator]:
-    """Run an emulator, with boto3 pointed at it and at nothing else."""
+    """Run an emulator, with the environment set so that boto3 uses it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
@@ -62,12 +62,12 @@ def running(emulator: Emulator) -> Iterator[Emulator]:
 
 
 def private_emulator(directory: Path) -> Emulator:
-    """Return an emulator of this directory's own that enforces policies."""
+    """Return an emulator that keeps its data in `directory` and enforces policies."""
     return EnforcingEmulator(directory, free_port())
 
 
 def lambda_zip(**additions: str) -> bytes:
-    """Return the function's code, with text added to the modules named."""
+    """Return the zip file of the function's code, with text appended to the modules that are named."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for source in (ROOT / "lambda_code").glob("*.py"):
@@ -82,12 +82,12 @@ def _declared() -> str:
         stack_program.run("messaging", upstream=UPSTREAM),
         stack_program.run("compute", {"s3Access": "scoped"}, upstream=UPSTREAM),
     ]
-    # The archive of the code is no JSON, and is made anew.
+    # The code's archive is not JSON; `lambda_zip` replaces it.
     return json.dumps({name: each for program in programs for name, each in program.resources.items()}, default=str)
 
 
 def declared(account: str) -> dict[str, Properties]:
-    """Return the resources of all stacks, by name, with one account's ARNs in place of the mocks'."""
+    """Return the resources of all stacks by name, with the ARNs of `account` instead of the mocks' ARNs."""
     text = _declared()
     for mocked, real in (
         ("arn:aws:sqs:::", f"arn:aws:sqs:{REGION}:{ACCOUNT}:"),
@@ -95,20 +95,20 @@ def declared(account: str) -> dict[str, Properties]:
         (STORAGE["bucket_name"], f"bucket-{account}"),
     ):
         text = text.replace(mocked, real)
-    # Pulumi has floats only, and AWS no use for them.
+    # Pulumi's numbers are floats; boto3 needs integers.
     return json.loads(text, parse_float=lambda number: int(float(number)))
 
 
-def make(
-    *, visibility_s: int, receives: int | None = None, code: bytes | None = None, timeout_s: int | None = None
+def create_pipeline(
+    *, visibility_s: int, max_receives: int | None = None, code: bytes | None = None, timeout_s: int | None = None
 ) -> Pipeline:
-    """Make the pipeline in the account that boto3 is pointed at, as the stacks do.
+    """Create the pipeline as the stacks do, in the account that boto3 uses.
 
     Args:
-        visibility_s: In place of the visibility timeout, which is too long to wait for.
-        receives: In place of the receives after which a message is a dead letter, if given.
-        code: In place of the function's own code, if given.
-        timeout_s: In place of the function's timeout, if given.
+        visibility_s: The main queue's visibility timeout, in seconds; the declared one is too long for a test.
+        max_receives: The main queue's maxReceiveCount; by default the declared one.
+        code: The zip file of the function's code; by default the real code.
+        timeout_s: The function's timeout, in seconds; by default the declared one.
     """
     resources = declared(boto3.client("sts").get_caller_identity()["Account"])
     dead_url = boto3.client("sqs").create_queue(
@@ -126,7 +126,7 @@ def make(
             "MessageRetentionPeriod": str(main["messageRetentionSeconds"]),
             "ReceiveMessageWaitTimeSeconds": str(main["receiveWaitTimeSeconds"]),
             "Policy": resources["main-queue-policy"]["policy"],
-            "RedrivePolicy": json.dumps(redrive | ({"maxReceiveCount": receives} if receives else {})),
+            "RedrivePolicy": json.dumps(redrive | ({"maxReceiveCount": max_receives} if max_receives else {})),
         },
     )["QueueUrl"]
     boto3.client("sqs").set_queue_attributes(
@@ -135,7 +135,7 @@ def make(
             "RedriveAllowPolicy": resources["dead-letter-queue-redrive-allow-policy"]["redriveAllowPolicy"],
         },
     )
-    _make_bucket(resources)
+    _create_bucket(resources)
     return Pipeline(
         stack="local",
         bucket_name=resources["bucket"]["bucket"],
@@ -146,32 +146,32 @@ def make(
         dead_letter_queue_url=dead_url,
         function_name=resources["function"]["name"],
         log_group_name=resources["log-group"]["name"],
-        event_source_mapping_id=_make_function(resources, code or lambda_zip(), timeout_s),
+        event_source_mapping_id=_create_function(resources, code or lambda_zip(), timeout_s),
         alarm_topic_arn=boto3.client("sns").create_topic(Name=resources["alarms"]["name"])["TopicArn"],
     )
 
 
-def _make_bucket(resources: dict[str, Properties]) -> None:
-    # Without the bucket's policy: it refuses plain HTTP, and the emulator speaks nothing else.
+def _create_bucket(resources: dict[str, Properties]) -> None:
+    # Without the bucket policy: it denies plain HTTP, and the emulator has no HTTPS.
     s3, name = boto3.client("s3"), resources["bucket"]["bucket"]
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
-    (told,) = resources["bucket-notification"]["queues"]
+    (queue,) = resources["bucket-notification"]["queues"]
     s3.put_bucket_notification_configuration(
         Bucket=name,
         NotificationConfiguration={
             "QueueConfigurations": [
                 {
-                    "QueueArn": told["queueArn"],
-                    "Events": told["events"],
-                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": told["filterPrefix"]}]}},
+                    "QueueArn": queue["queueArn"],
+                    "Events": queue["events"],
+                    "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": queue["filterPrefix"]}]}},
                 }
             ]
         },
     )
 
 
-def _make_function(resources: dict[str, Properties], code: bytes, timeout_s: int | None) -> str:
-    """Make the role, the function and what feeds it; return the id of the last."""
+def _create_function(resources: dict[str, Properties], code: bytes, timeout_s: int | None) -> str:
+    """Create the role, the function and the event source mapping, and return the mapping's id."""
     iam, role, function = boto3.client("iam"), resources["role"], resources["function"]
     arn = iam.create_role(RoleName=role["name"], AssumeRolePolicyDocument=role["assumeRolePolicy"])["Role"]["Arn"]
     for name in ("role-makes-no-log-groups", "role-consume-queue", "role-s3-scoped-access"):

@@ -1,4 +1,4 @@
-"""A proxy between the AWS provider and the emulator, with AWS's habits, or that makes requests fail."""
+"""A proxy between the AWS provider and the emulator that has AWS's habits, or makes requests fail."""
 
 import http.client
 import json
@@ -18,12 +18,12 @@ SERVICES = ("cloudwatch", "iam", "lambda", "logs", "s3", "sns", "sqs", "sts")
 
 @dataclass(frozen=True)
 class Request:
-    """What the provider asks.
+    """A request of the provider.
 
     Attributes:
-        action: "CreateRole" where the protocol names it, else "PUT /bucket".
-        subject: What follows the path's question mark, without values: "notification" in "PUT /bucket?notification".
-        values: The parameters of the request, from its form or its JSON document.
+        action: Its action, "CreateRole" for example, or if the protocol has none, "PUT /bucket".
+        subject: The first name in the query string: "notification" in "PUT /bucket?notification".
+        values: Its parameters, from a form or a JSON document.
     """
 
     action: str
@@ -32,63 +32,59 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What is asked, and of S3 also what of a bucket: "PUT /bucket?notification"."""
+        """The action with the subject: "PUT /bucket?notification"."""
         return f"{self.action}?{self.subject}" if self.subject else self.action
 
     @property
     def is_s3(self) -> bool:
-        """Whether it is asked of S3, which names no action, and has no date in its paths as Lambda has."""
+        """Whether it is a request to S3, which has no action, and unlike Lambda no date in its paths."""
         return " /" in self.action and " /20" not in self.action
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer that refuses, in the protocol of the request."""
+    """An error response of AWS."""
 
     status: int
     code: str
-    message: str = "as told"
+    message: str = "test refusal"
 
 
 class Habit:
-    """One habit of AWS, whose docstring says what it is and ends with its source.
-
-    The provider's own name for a request is its action, and for S3, the method and what follows the question mark.
-    """
+    """A habit of AWS; the docstring of each subclass describes it and ends with the source."""
 
     delay_s = 0.0
-    """How long it keeps each answer back, in seconds."""
+    """How long it delays each response, in seconds."""
 
-    who: ClassVar[Literal["provider", "orchestrator", "stack", "status"]] = "provider"
-    """What deals with it: the AWS provider asks again, or the orchestrator does, or the stack's own order and options
-    leave nothing to ask, or `status` says what a person has to do."""
+    handled_by: ClassVar[Literal["provider", "orchestrator", "stack", "status"]] = "provider"
+    """What handles it: the AWS provider retries, or the orchestrator does, or the stack's order and options avoid it,
+    or `status` says what a person has to do."""
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         self.client = client
-        """Makes clients of the account, past the proxy."""
-        self.bitten = 0
-        """How often it has been met."""
+        """Creates clients of the account that bypass the proxy."""
+        self.occurrences = 0
 
     @classmethod
     def title(cls) -> str:
-        """Return what it is called in docs/habits.md."""
+        """Return its name in docs/habits.md."""
         return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in cls.__name__).strip()
 
     @classmethod
     def source(cls) -> str:
-        """Return the page or thread that tells of it."""
+        """Return the page or thread that describes it."""
         return " ".join((cls.__doc__ or "").rpartition("Source:")[2].split()).rstrip(".")
 
     def before(self, request: Request) -> Refusal | None:
-        """Return how a request is refused, if it is."""
+        """Return a refusal of the request, or None to forward it."""
 
-    def after(self, request: Request, status: int) -> bool:  # noqa: ARG002
-        """Return whether the answer to a request that was done with this status is to be lost."""
+    def after(self, request: Request, status: int) -> bool:  # noqa: ARG002 - for subclasses
+        """Return whether the response with this status is dropped."""
         return False
 
 
 class FaultyAws(ThreadingHTTPServer):
-    """An AWS that does what is asked of it, unless told otherwise."""
+    """An AWS that does what is requested, unless a test makes it refuse, delay or drop responses."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -97,36 +93,36 @@ class FaultyAws(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.port = port
         self.refuse: Callable[[str], tuple[int, str] | None]
-        """Answers, for a request by its action, with the status and code to refuse it with, if it is to be."""
-        self.keep_back: Callable[[str], None]
-        """Is called when a request has been done, before it is answered."""
+        """Returns the status and code to refuse an action with, or None to forward it."""
+        self.delay: Callable[[str], None]
+        """Called with the action before the response is sent."""
         self.habits: list[Habit]
-        """What it does as AWS does; one request meets all of them, until one refuses it."""
+        """The habits; the first one that refuses a request decides."""
         self.lock = threading.Lock()
-        self.behave()
+        self.reset()
 
-    def behave(self) -> None:
-        """Do all that is asked, at once."""
+    def reset(self) -> None:
+        """Forward all requests at once."""
         self.refuse = lambda _: None
-        self.keep_back = lambda _: None
+        self.delay = lambda _: None
         self.habits = []
 
     def refusal(self, request: Request) -> Refusal | None:
-        """Return how a request is refused, if it is."""
-        if told := self.refuse(request.action):
-            return Refusal(*told)
+        """Return a refusal of the request, or None to forward it."""
+        if refused := self.refuse(request.action):
+            return Refusal(*refused)
         with self.lock:
             return next((refusal for habit in self.habits if (refusal := habit.before(request))), None)
 
-    def loses(self, request: Request, status: int) -> bool:
-        """Return whether the answer to a request that was done is to be lost."""
-        self.keep_back(request.action)
+    def drops(self, request: Request, status: int) -> bool:
+        """Wait for the delays, and return whether the response with this status is dropped."""
+        self.delay(request.action)
         time.sleep(sum(habit.delay_s for habit in self.habits))
         with self.lock:
             return any(habit.after(request, status) for habit in self.habits)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of those who are killed while they ask."""
+        """Ignore connections of clients that were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -134,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_one_request(self) -> None:
-        """Hand on whatever the method is."""
+        """Forward a request of any method."""
         self.raw_requestline = self.rfile.readline()
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
@@ -150,16 +146,16 @@ class _Handler(BaseHTTPRequestHandler):
             if name.lower() != "transfer-encoding":
                 connection.putheader(name, value)
         connection.endheaders(body)
-        answer = connection.getresponse()
-        content = answer.read()
-        if self.server.loses(request, answer.status):
+        response = connection.getresponse()
+        content = response.read()
+        if self.server.drops(request, response.status):
             self.close_connection = True
             return
-        self.send_response_only(answer.status)
-        for name, value in answer.getheaders():
+        self.send_response_only(response.status)
+        for name, value in response.getheaders():
             if name.lower() not in {"connection", "content-length", "transfer-encoding"}:
                 self.send_header(name, value)
-        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+        length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
         self.send_header("Content-Length", length or "0")
         self.end_headers()
         self.wfile.write(content)
@@ -178,10 +174,12 @@ class _Handler(BaseHTTPRequestHandler):
         return Request(f"{self.command} {path}", query.partition("=")[0].partition("&")[0], values)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer as the protocol of the request has it: JSON, a form's XML, or S3's."""
+        """Send an error in the protocol of the request: JSON, the query protocol's XML, or S3's XML."""
         code, message = refusal.code, refusal.message
         content = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-        if self.headers.get("X-Amz-Target") or urlsplit(self.path).path.startswith("/20"):  # Lambda's begin with a date
+        if self.headers.get("X-Amz-Target") or urlsplit(self.path).path.startswith(
+            "/20"
+        ):  # a date, as in Lambda's paths
             content = json.dumps({"__type": code, "message": message})
         elif "form" in self.headers.get("Content-Type", ""):
             content = f"<ErrorResponse>{content}</ErrorResponse>"
@@ -196,12 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def between(checkout: Checkout, *projects: str) -> Iterator[FaultyAws]:
-    """Let the projects of a copy reach its emulator through a proxy, which their state remembers."""
+def between(checkout: Checkout, *projects: str, retries: int = 3) -> Iterator[FaultyAws]:
+    """Let the projects of a copy reach its emulator through a proxy."""
     with FaultyAws(checkout.port) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         for project in projects:
             endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
-            checkout.configure(project, "local", **{"aws:endpoints": endpoints, "aws:maxRetries": 3})
+            checkout.configure(project, "local", **{"aws:endpoints": endpoints, "aws:maxRetries": retries})
         yield proxy
         proxy.shutdown()

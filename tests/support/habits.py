@@ -1,6 +1,6 @@
-"""What AWS does only sometimes, each to be switched on in the proxy of `tests.faulty_aws`; docs/habits.md lists them.
+"""What AWS does only sometimes, for the proxy of `tests.support.faulty_aws`. docs/habits.md lists the habits.
 
-A class here is one habit. Its docstring says what it is, and ends with the page or thread that tells of it.
+A class is one habit. Its docstring describes it, and ends with the page or thread that it comes from.
 """
 
 import re
@@ -13,58 +13,59 @@ from tests.support.faulty_aws import Habit, Refusal, Request
 
 FUNCTIONS = "/2015-03-31/functions"
 MAPPINGS = "/2015-03-31/event-source-mappings"
+NO_ROLE = Refusal(404, "NoSuchEntity", "The role with name xFarmLambdaRole cannot be found.")
 NO_QUEUE = Refusal(400, "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.")
 
 
 class Refusing(Habit):
-    """Refuse the first requests of a kind."""
+    """Refuse the first requests of each name."""
 
-    asked: ClassVar[str]
-    """A regular expression for the names of these requests."""
+    pattern: ClassVar[str]
+    """A regular expression for the names."""
     refusal: ClassVar[Refusal]
     times = 1
-    """How many are refused, of each name."""
+    """How many requests of each name are refused."""
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         super().__init__(client)
         self._seen: Counter[str] = Counter()
 
     def before(self, request: Request) -> Refusal | None:
-        """Return the refusal, for the first requests of a kind."""
-        if not re.fullmatch(self.asked, request.name) or self._seen[request.name] >= self.times:
+        """Return the refusal for the first requests of each name."""
+        if not re.fullmatch(self.pattern, request.name) or self._seen[request.name] >= self.times:
             return None
         self._seen[request.name] += 1
-        self.bitten += 1
+        self.occurrences += 1
         return self.refusal
 
 
 class Late(Habit):
-    """Answer as if nothing had been done for the first requests that follow upon one that was."""
+    """Refuse the first requests of each name after a change, as if the change had not been made."""
 
-    done: ClassVar[str]
-    """A regular expression for the names of the requests that are done."""
-    asked: ClassVar[str]
-    """A regular expression for the names of those that are then answered so."""
+    change: ClassVar[str]
+    """A regular expression for the names of the changes."""
+    pattern: ClassVar[str]
+    """A regular expression for the names of the requests that are refused."""
     refusal: ClassVar[Refusal]
     times: ClassVar[int] = 1
-    """How many are, for each that was done."""
+    """How many requests of each name are refused after each change."""
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         super().__init__(client)
-        self._due = 0
+        self._changes = 0
+        self._seen: Counter[str] = Counter()
 
     def before(self, request: Request) -> Refusal | None:
-        """Return the refusal, for the first requests after one that was done."""
-        if not self._due or not re.fullmatch(self.asked, request.name):
+        """Return the refusal for the first requests after a change."""
+        if not re.fullmatch(self.pattern, request.name) or self._seen[request.name] >= self.times * self._changes:
             return None
-        self._due -= 1
-        self.bitten += 1
+        self._seen[request.name] += 1
+        self.occurrences += 1
         return self.refusal
 
     def after(self, request: Request, status: int) -> bool:
-        """Note what was done."""
-        if status < 300 and re.fullmatch(self.done, request.name):
-            self._due += self.times
+        """Count the changes."""
+        self._changes += status < 300 and re.fullmatch(self.change, request.name) is not None
         return False
 
 
@@ -74,18 +75,18 @@ class NotificationForAYoungPolicy(Refusing):
     Source: SetQueueAttributes, Amazon SQS API Reference; pulumi-aws #1895.
     """
 
-    who = "orchestrator"
-    asked = r"PUT /[^/?]+\?notification"
+    handled_by = "orchestrator"
+    pattern = r"PUT /[^/?]+\?notification"
     refusal = Refusal(400, "InvalidArgument", "Unable to validate the following destination configurations")
 
 
 class RoleNotYetAssumable(Refusing):
-    """Lambda may not yet assume a role that is seconds old.
+    """Lambda can't yet assume a role that is seconds old.
 
     Source: IAM changes are not always immediately visible, IAM User Guide; terraform-provider-aws #8248.
     """
 
-    asked = f"POST {FUNCTIONS}"
+    pattern = f"POST {FUNCTIONS}"
     refusal = Refusal(
         400, "InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda."
     )
@@ -97,7 +98,7 @@ class RoleNotYetAllowedToRead(Refusing):
     Source: terraform-provider-aws #7384.
     """
 
-    asked = f"POST {MAPPINGS}"
+    pattern = f"POST {MAPPINGS}"
     refusal = Refusal(
         400,
         "InvalidParameterValueException",
@@ -106,15 +107,27 @@ class RoleNotYetAllowedToRead(Refusing):
 
 
 class RoleNotYetThere(Late):
-    """IAM does not find a role that it has just made.
+    """IAM does not find a role that it has just created.
 
     Source: IAM changes are not always immediately visible, IAM User Guide.
     """
 
-    done = "CreateRole"
-    asked = "GetRole|AttachRolePolicy|PutRolePolicy"
-    times = 3
-    refusal = Refusal(404, "NoSuchEntity", "The role with name xFarmLambdaRole cannot be found.")
+    change = "CreateRole"
+    pattern = "GetRole"
+    times = 2
+    refusal = NO_ROLE
+
+
+class PolicyForAYoungRole(Late):
+    """IAM does not find the role that a policy is put into or attached to, because it has just been created.
+
+    Source: IAM changes are not always immediately visible, IAM User Guide.
+    """
+
+    handled_by = "orchestrator"
+    change = "CreateRole"
+    pattern = "AttachRolePolicy|PutRolePolicy"
+    refusal = NO_ROLE
 
 
 class RolePolicyNotYetThere(Late):
@@ -123,38 +136,39 @@ class RolePolicyNotYetThere(Late):
     Source: IAM changes are not always immediately visible, IAM User Guide.
     """
 
-    done = "PutRolePolicy"
-    asked = "GetRolePolicy"
+    change = "PutRolePolicy"
+    pattern = "GetRolePolicy"
     refusal = Refusal(404, "NoSuchEntity", "The role policy cannot be found.")
 
 
 class RoleChangedAtTheSameTime(Refusing):
-    """IAM refuses one of several changes of a role at the same time.
+    """IAM refuses one of several simultaneous changes of a role.
 
     Source: ConcurrentModification, AttachRolePolicy, IAM API Reference.
     """
 
-    asked = "AttachRolePolicy|PutRolePolicy|DetachRolePolicy|DeleteRolePolicy"
+    handled_by = "orchestrator"
+    pattern = "AttachRolePolicy|PutRolePolicy|DetachRolePolicy|DeleteRolePolicy"
     refusal = Refusal(409, "ConcurrentModification", "multiple requests to change this object were submitted")
 
 
 class RoleStillInUse(Refusing):
-    """IAM still sees the policies of a role that have just been taken from it.
+    """IAM still finds policies in a role that have just been removed from it.
 
     Source: DeleteConflict, DeleteRole, IAM API Reference.
     """
 
-    asked = "DeleteRole"
+    pattern = "DeleteRole"
     refusal = Refusal(409, "DeleteConflict", "Cannot delete entity, must detach all policies first.")
 
 
 class ConfigurationOfABusyFunction(Refusing):
-    """Lambda refuses to change the configuration of a function that is still being changed.
+    """Lambda refuses to change the configuration of a function while another change is in progress.
 
     Source: Lambda function states, AWS Lambda Developer Guide.
     """
 
-    asked = rf"PUT {FUNCTIONS}/\w+/configuration"
+    pattern = rf"PUT {FUNCTIONS}/\w+/configuration"
     refusal = Refusal(
         409,
         "ResourceConflictException",
@@ -163,33 +177,34 @@ class ConfigurationOfABusyFunction(Refusing):
 
 
 class CodeOfABusyFunction(Refusing):
-    """Lambda refuses to change the code of a function that is still being changed.
+    """Lambda refuses to change the code of a function while another change is in progress.
 
     Source: Lambda function states, AWS Lambda Developer Guide; hashicorp/terraform #29604.
     """
 
-    who = "orchestrator"
-    asked = rf"PUT {FUNCTIONS}/\w+/code"
+    handled_by = "orchestrator"
+    pattern = rf"PUT {FUNCTIONS}/\w+/code"
+    times = 2
     refusal = ConfigurationOfABusyFunction.refusal
 
 
 class MappingStillInUse(Refusing):
-    """Lambda refuses to delete an event source mapping that is still being changed.
+    """Lambda refuses to delete an event source mapping while a change is in progress.
 
     Source: ResourceInUseException, DeleteEventSourceMapping, AWS Lambda API Reference.
     """
 
-    asked = rf"(DELETE|PUT) {MAPPINGS}/[^/]+"
+    pattern = rf"(DELETE|PUT) {MAPPINGS}/[^/]+"
     refusal = Refusal(400, "ResourceInUseException", "Cannot delete the event source mapping because it is in use.")
 
 
 class QueueDeletedRecently(Refusing):
-    """SQS makes no queue of a name that was deleted less than 60 seconds ago.
+    """SQS refuses to create a queue if one of that name was deleted less than 60 seconds ago.
 
     Source: DeleteQueue, Amazon SQS API Reference.
     """
 
-    asked = "CreateQueue"
+    pattern = "CreateQueue"
     times = 3
     refusal = Refusal(
         400,
@@ -199,35 +214,34 @@ class QueueDeletedRecently(Refusing):
 
 
 class QueueNotYetThere(Late):
-    """SQS does not find a queue in the second after it was made.
+    """SQS does not find a queue in the first second after its creation.
 
     Source: CreateQueue, Amazon SQS API Reference.
     """
 
-    done = "CreateQueue"
-    asked = "GetQueueAttributes|SetQueueAttributes|ListQueueTags"
+    change = "CreateQueue"
+    pattern = "GetQueueAttributes"
     refusal = NO_QUEUE
 
 
 class BucketNotYetThere(Late):
-    """S3 does not find a bucket that it has just made.
+    """S3 does not find a bucket that it has just created.
 
     Source: Amazon S3 data consistency model, Amazon S3 User Guide; terraform-provider-aws #11891.
     """
 
-    done = r"PUT /[^/?]+"
-    asked = r"PUT /[^/?]+\?.*|GET /[^/?]+\?.*|HEAD /[^/?]+"
-    times = 4
+    change = r"PUT /[^/?]+"
+    pattern = r"HEAD /[^/?]+|PUT /[^/?]+\?(encryption|publicAccessBlock|policy)"
     refusal = Refusal(404, "NoSuchBucket", "The specified bucket does not exist")
 
 
 class BucketChangedAtTheSameTime(Refusing):
-    """S3 refuses one of two changes of a bucket at the same time.
+    """S3 refuses one of two simultaneous changes of a bucket.
 
     Source: terraform-provider-aws #7628 and #33478.
     """
 
-    asked = r"(PUT|DELETE) /[^/?]+(\?.*)?"
+    pattern = r"(PUT|DELETE) /[^/?]+(\?.*)?"
     refusal = Refusal(
         409,
         "OperationAborted",
@@ -236,21 +250,21 @@ class BucketChangedAtTheSameTime(Refusing):
 
 
 class Throttling(Habit):
-    """Every seventh request is one too many.
+    """Every seventh request is throttled.
 
     Source: Retry behavior, AWS SDKs and Tools Reference Guide; Error responses (SlowDown), Amazon S3 API Reference.
     """
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         super().__init__(client)
-        self._asked = 0
+        self._requests = 0
 
     def before(self, request: Request) -> Refusal | None:
-        """Return the refusal that the service has for it."""
-        self._asked += 1
-        if self._asked % 7:
+        """Return the service's error for throttling."""
+        self._requests += 1
+        if self._requests % 7:
             return None
-        self.bitten += 1
+        self.occurrences += 1
         if request.is_s3:
             return Refusal(503, "SlowDown", "Please reduce your request rate.")
         code = "TooManyRequestsException" if "/20" in request.name else "ThrottlingException"
@@ -258,56 +272,60 @@ class Throttling(Habit):
 
 
 class SlowAnswers(Habit):
-    """Answers take longer than they do on the emulator.
+    """Answers take longer than on the emulator.
 
     Source: Timeouts, retries, and backoff with jitter, Amazon Builders' Library.
     """
 
     delay_s = 0.05
 
-    def after(self, request: Request, status: int) -> bool:  # noqa: ARG002
-        """Count it."""
-        self.bitten += 1
+    def after(self, request: Request, status: int) -> bool:  # noqa: ARG002 - as in the base class
+        """Count the response."""
+        self.occurrences += 1
         return False
 
 
 class LostAnswers(Habit):
-    """What is asked is done, but the connection breaks before the answer, so that it is asked a second time.
+    """AWS does what is requested, but the connection breaks before the answer, so the provider sends it again.
+
+    CreateFunction is left out: the provider repeats it for five minutes before it reports AWS's error.
 
     Source: terraform-provider-aws #18468.
     """
+
+    handled_by = "orchestrator"
 
     def __init__(self, client: Callable[[str], Any]) -> None:
         super().__init__(client)
         self._lost: set[str] = set()
 
     def after(self, request: Request, status: int) -> bool:
-        """Return whether the answer is lost: it is, for the first change of each name."""
+        """Return whether the response is dropped: that of the first change of each name."""
         changes = re.match(r"(Create|Put|Attach|Set|Delete|Detach|Tag|Subscribe|POST|PUT|DELETE)", request.name)
-        if status >= 300 or not changes or request.name in self._lost:
+        if status >= 300 or not changes or request.name in {*self._lost, f"POST {FUNCTIONS}"}:
             return False
         self._lost.add(request.name)
-        self.bitten += 1
+        self.occurrences += 1
         return True
 
 
 class LateLogLines(Habit):
-    """Lambda writes the last lines of a function's log late, and makes its log group again where the role may.
+    """Lambda writes the last lines of a function's log late, and creates its log group again if the role allows it.
 
     Source: terraform-aws-lambda #342; aws-cdk #32689.
     """
 
-    who = "stack"
+    handled_by = "stack"
 
     def after(self, request: Request, status: int) -> bool:
-        """Write a line after each deletion, as whatever is left of the role."""
+        """Create the log group after each deletion, if the role still allows it."""
         if status < 300 and re.match(r"Delete|Detach|DELETE", request.name):
-            self.bitten += 1
-            if not self._there() and self._allowed():
+            self.occurrences += 1
+            if not self._exists() and self._allowed():
                 self.client("logs").create_log_group(logGroupName=f"/aws/lambda/{names.FUNCTION}")
         return False
 
-    def _there(self) -> bool:
+    def _exists(self) -> bool:
         group = f"/aws/lambda/{names.FUNCTION}"
         return bool(self.client("logs").describe_log_groups(logGroupNamePrefix=group)["logGroups"])
 
@@ -328,31 +346,31 @@ class LateLogLines(Habit):
 
 
 class LogGroupThereAlready(Habit):
-    """Lambda has made the function's log group, without tags, before the stack could.
+    """Lambda has created the function's log group, without tags, before the stack does.
 
     Source: terraform-aws-lambda #342; aws-cdk #32689.
     """
 
-    who = "orchestrator"
+    handled_by = "orchestrator"
 
 
 class RoleMadeAgain(Habit):
-    """A role that was deleted and made again may not decrypt the function's environment.
+    """A role that was deleted and created again can't decrypt the function's environment.
 
     Source: terraform-provider-aws #6352 and #9703.
     """
 
-    who = "stack"
+    handled_by = "stack"
 
 
 class SubscriptionUnconfirmed(Habit):
-    """SNS mails nothing until somebody confirms the subscription, and deletes it after 48 hours in which nobody does.
+    """SNS mails nothing until somebody confirms the subscription, and deletes it after 48 hours without confirmation.
 
     Source: Amazon SNS, automatic deletion of unconfirmed subscriptions.
     """
 
-    who = "status"
+    handled_by = "status"
 
 
 ALWAYS = (LogGroupThereAlready, RoleMadeAgain, SubscriptionUnconfirmed)
-"""Habits that `local.patched_ministack` has itself, with or without the proxy."""
+"""The habits that the emulator itself has (`xfarm.emulator.patched_ministack`)."""

@@ -1,4 +1,4 @@
-"""Serves the page of a pipeline in a thread, and asks it as a browser or somebody else would."""
+"""Serves the page of a pipeline in a thread, and sends requests to it as a browser or another program would."""
 
 import asyncio
 import http.client
@@ -27,25 +27,25 @@ class Served:
     def port(self) -> int:
         return urlsplit(self.url).port or 0
 
-    def ask(
+    def request(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
     ) -> tuple[int, dict[str, str], bytes]:
-        """Return the status, headers and body that a request is answered with; no header is sent but these."""
+        """Send a request with these headers only, and return the status, headers and body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body=body if method == "POST" else None, headers=headers or {})
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
         finally:
             connection.close()
 
     @property
-    def ours(self) -> dict[str, str]:
-        """The headers that the page's own requests have."""
+    def headers(self) -> dict[str, str]:
+        """The headers of the page's own requests."""
         return {"Origin": self.url.rstrip("/"), "X-Token": self.token}
 
     def state(self) -> dict[str, Any]:
-        status, _, body = self.ask("GET", "/state")
+        status, _, body = self.request("GET", "/state")
         assert status == 200, body
         return json.loads(body)
 
@@ -53,16 +53,17 @@ class Served:
         return next(file for file in self.state()["files"] if file["name"] == name)
 
     def send(self, name: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-        status, _, answer = self.ask("POST", f"/files?name={quote(name)}", headers or self.ours, body)
-        return status, json.loads(answer)
+        status, _, response = self.request("POST", f"/files?name={quote(name)}", headers or self.headers, body)
+        return status, json.loads(response)
 
 
 @contextmanager
-def served(pipeline: Pipeline, *, writable: bool = True, every: float = 0) -> Iterator[Served]:
+def served(pipeline: Pipeline, *, writable: bool = True, refresh_s: float = 0) -> Iterator[Served]:
     """Serve a pipeline's page on a free port."""
     urls: Queue[str] = Queue()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(serve(PipelineView(pipeline, every=every), port=0, writable=writable, ready=urls.put))
+    view = PipelineView(pipeline, refresh_s=refresh_s)
+    task = loop.create_task(serve(view, port=0, writable=writable, ready=urls.put))
 
     def run() -> None:
         try:
@@ -75,7 +76,7 @@ def served(pipeline: Pipeline, *, writable: bool = True, every: float = 0) -> It
     thread.start()
     try:
         url = urls.get(timeout=30)
-        page = Served(url, "").ask("GET", "/")[2].decode()
+        page = Served(url, "").request("GET", "/")[2].decode()
         yield Served(url, page.partition('data-token="')[2].partition('"')[0])
     finally:
         loop.call_soon_threadsafe(task.cancel)

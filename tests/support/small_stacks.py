@@ -1,6 +1,6 @@
-"""Two projects that deploy in seconds, for tests of the orchestrator rather than of the pipeline.
+"""Two projects that deploy in seconds, for tests of the orchestrator.
 
-A test module that wants them says ``pytest_plugins = ("tests.small_stacks",)``.
+A test module that wants them says ``pytest_plugins = ("tests.support.small_stacks",)``.
 """
 
 import shutil
@@ -46,7 +46,7 @@ aws.cloudwatch.MetricAlarm(
     threshold=0,
     alarm_actions=[topic.arn],
 )
-# The provider waits five seconds for a new role to be known everywhere.
+# The provider waits five seconds for a new role.
 function = aws.lambda_.Function(
     "function",
     name="alpha-function",
@@ -74,7 +74,7 @@ SETTINGS = """config:
 
 
 def install(checkout: Checkout) -> Checkout:
-    """Put the two projects in the place of the copy's own, and return the copy."""
+    """Replace the projects of a copy with these two, and return the copy."""
     stacks = checkout.root / "stacks"
     shutil.rmtree(stacks)
     for project, program in (("alpha", ALPHA), ("beta", BETA)):
@@ -89,7 +89,7 @@ def install(checkout: Checkout) -> Checkout:
 
 @pytest.fixture(scope="session")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkout, FaultyAws]]:
-    """The projects' checkout, and what they take for AWS."""
+    """Yield a checkout with the two projects, and the proxy that they use as AWS."""
     checkout = install(Checkout(tmp_path_factory.mktemp("small")))
     assert checkout.run("emulator", "start").returncode == 0
     with between(checkout, "alpha", "beta") as proxy:
@@ -99,22 +99,22 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkout
 
 @pytest.fixture(scope="session")
 def emulated(proxied: tuple[Checkout, FaultyAws]) -> Checkout:
-    """The checkout of the projects."""
+    """Return the checkout with the two projects."""
     return proxied[0]
 
 
 @pytest.fixture
 def small(proxied: tuple[Checkout, FaultyAws]) -> Iterator[Checkout]:
-    """The checkout of the projects, nothing of which is deployed, before as after."""
+    """Yield the checkout with the two projects; destroy them after the test."""
     checkout, proxy = proxied
     yield checkout
-    proxy.behave()
+    proxy.reset()
     stress.finish(checkout, "destroy")
     assert not stress.left(checkout)
 
 
 @pytest.fixture
 def faulty(proxied: tuple[Checkout, FaultyAws], small: Checkout) -> FaultyAws:
-    """What ``small`` takes for AWS, until the test is over."""
+    """Return the proxy that `small` uses as AWS."""
     assert small
     return proxied[1]

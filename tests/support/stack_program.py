@@ -1,4 +1,4 @@
-"""Runs a stack's program under Pulumi's mocks, for tests of what it declares."""
+"""Runs a stack's program under Pulumi's mocks, and returns what it declares."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ Properties = dict[str, Any]
 
 @dataclass
 class Program:
-    """What a stack's program declared."""
+    """What a stack's program has declared."""
 
     resources: dict[str, Properties] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
@@ -32,18 +32,36 @@ class Program:
     references: list[str] = field(default_factory=list)
     outputs: Properties = field(default_factory=dict)
 
-    def document(self, resource: str, property_name: str) -> Any:  # noqa: ANN401  a JSON document
-        """Return a property that holds a JSON document as what it says."""
+    def document(self, resource: str, property_name: str) -> Any:  # noqa: ANN401 - any JSON
+        """Return a property that is a JSON document, parsed."""
         return json.loads(self.resources[resource][property_name])
 
 
+class Answers:
+    """The mocks' responses to a program."""
+
+    account = ACCOUNT
+
+    def outputs(self, args: mocks.MockResourceArgs) -> Properties:
+        """Return the properties of a resource."""
+        name = args.inputs.get("name", args.inputs.get("bucket", args.name))
+        return {
+            "arn": f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:::{name}",
+            "url": f"https://sqs.example/{name}",
+            "uuid": args.name,
+            **args.inputs,
+        }
+
+
 class _Mocks(mocks.Mocks):
-    def __init__(self, program: Program, upstream: dict[str, Properties]) -> None:
+    def __init__(self, program: Program, upstream: dict[str, Properties], answers: Answers) -> None:
         self._program = program
         self._upstream = upstream
+        self._answers = answers
 
     def call(self, args: mocks.MockCallArgs) -> tuple[Properties, list[tuple[str, str]]]:
-        answers: dict[str, Properties] = {"aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT}}
+        identity = {"accountId": self._answers.account}
+        answers: dict[str, Properties] = {"aws:index/getCallerIdentity:getCallerIdentity": identity}
         return answers[args.token], []
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, Properties]:
@@ -53,21 +71,15 @@ class _Mocks(mocks.Mocks):
             return args.name, {**args.inputs, "outputs": self._upstream.get(project, {}), "secretOutputNames": []}
         self._program.resources[args.name] = args.inputs
         self._program.types[args.name] = args.typ
-        name = args.inputs.get("name", args.inputs.get("bucket", args.name))
-        return args.name, {
-            "arn": f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:::{name}",
-            "url": f"https://sqs.example/{name}",
-            "uuid": args.name,
-            **args.inputs,
-        }
+        return args.name, self._answers.outputs(args)
 
 
 class _Monitor(mocks.MockMonitor):
-    def __init__(self, program: Program, upstream: dict[str, Properties]) -> None:
-        super().__init__(_Mocks(program, upstream))
+    def __init__(self, program: Program, mocked: _Mocks) -> None:
+        super().__init__(mocked)
         self._program = program
 
-    def RegisterResource(  # noqa: N802  gRPC's name
+    def RegisterResource(  # noqa: N802 - gRPC's name
         self, request: resource_pb2.RegisterResourceRequest
     ) -> resource_pb2.RegisterResourceResponse:
         self._program.dependencies[request.name] = sorted(urn.rpartition("::")[2] for urn in request.dependencies)
@@ -75,7 +87,7 @@ class _Monitor(mocks.MockMonitor):
             self._program.protected.append(request.name)
         return super().RegisterResource(request)
 
-    def RegisterResourceOutputs(  # noqa: N802  gRPC's name
+    def RegisterResourceOutputs(  # noqa: N802 - gRPC's name
         self, request: resource_pb2.RegisterResourceOutputsRequest
     ) -> empty_pb2.Empty:
         self._program.outputs.update(json_format.MessageToDict(request.outputs))
@@ -88,16 +100,19 @@ def run(
     *,
     upstream: dict[str, Properties] | None = None,
     preview: bool = False,
+    answers: Answers | None = None,
 ) -> Program:
     """Run the program of a project.
 
     Args:
         project: The project's name.
-        settings: What differs from the defaults in its ``Pulumi.yaml``, without the project's prefix.
-        upstream: What each upstream project exports; nothing where it was never deployed.
-        preview: Whether this is a preview rather than an update.
+        settings: The settings that differ from the defaults in its `Pulumi.yaml`, without the project's prefix.
+        upstream: The outputs of each upstream project; none for a project that was never deployed.
+        preview: Whether this is a preview, not an update.
+        answers: The mocks' responses, if they differ from the default.
     """
     program = Program()
+    mocked = _Mocks(program, upstream or {}, answers or Answers())
     declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
     values = {key: str(setting["default"]) for key, setting in declared.items()} | (settings or {})
 
@@ -106,14 +121,14 @@ def run(
 
     async def execute() -> None:
         mocks.set_mocks(
-            mocks=_Mocks(program, {}),
-            monitor=_Monitor(program, upstream or {}),
+            mocks=mocked,
+            monitor=_Monitor(program, mocked),
             project=project,
             stack="dev",
             organization="organization",
             preview=preview,
         )
-        # The mocks make a stack of their own, in whose place the program's comes.
+        # The mocks create a stack, which the program's stack replaces.
         set_root_resource(None)  # pyrefly: ignore[bad-argument-type]
         set_all_config({f"{project}:{key}": value for key, value in values.items()})
         await run_in_stack(program_file)
@@ -123,7 +138,7 @@ def run(
             asyncio.run(execute())
     finally:
         SETTINGS.outputs.clear()  # pyrefly: ignore[missing-attribute]
-        # The SDK leaves futures behind; collected in the midst of pytest's rewriting, they break its parser.
+        # The SDK leaves futures behind. If they are collected while pytest rewrites a module, they break its parser.
         gc.collect()
     return program
 

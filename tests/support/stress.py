@@ -1,8 +1,6 @@
-"""Kills deployments and destructions, all of their processes, and lets the same command again finish what they began.
+"""Kills deployments with all their processes, and checks that the same command completes them.
 
-    python -m tests.stress [SEEDS]
-
-does so with the pipeline itself, at moments that depend on the seed, for as many seeds as are asked for (default: 20).
+`python -m tests.support.stress [SEEDS]` does so with the pipeline, at random points, once for each seed (default: 20).
 """
 
 import json
@@ -16,16 +14,16 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.support.checkout import Checkout
 
-START = 2.0
-"""Seconds before which nothing has happened yet: Python, the CLI and the plugin are starting."""
+STARTUP_S: Final = 2.0
+"""The time that Python, the CLI and the plugin take to start, in seconds."""
 
 
 def session(leader: int) -> list[int]:
-    """Return the processes that a process has started, directly or not, and that made no session of their own."""
+    """Return the processes in the session of a process."""
     listed = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True).stdout.split()
     found = []
     for pid in map(int, listed):
@@ -36,7 +34,7 @@ def session(leader: int) -> list[int]:
 
 
 def start(checkout: Checkout, *arguments: str) -> subprocess.Popen[str]:
-    """Start the orchestrator in a session of its own, which no signal of ours leaves."""
+    """Start an `xfarm` command in its own session, so that signals for it reach no other process."""
     return subprocess.Popen(
         [sys.executable, "-m", "xfarm", *arguments],
         cwd=checkout.root,
@@ -49,7 +47,7 @@ def start(checkout: Checkout, *arguments: str) -> subprocess.Popen[str]:
 
 
 def kill(process: subprocess.Popen[str]) -> str:
-    """Kill all that the orchestrator has started, and itself; return what it had said."""
+    """Kill a command and all its child processes, and return its output."""
     for pid in session(process.pid):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -57,23 +55,23 @@ def kill(process: subprocess.Popen[str]) -> str:
 
 
 def finish(checkout: Checkout, *arguments: str) -> str:
-    """Run a command to its end, which has to be a good one, and return what it says."""
+    """Run a command, assert that it succeeds, and return its output."""
     done = checkout.run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def left(checkout: Checkout) -> dict[str, list[str]]:
-    """Return the names of what is in the copy's account, by kind; nothing where nothing at all is."""
+    """Return the names of what is in the copy's account, by kind, without empty kinds."""
     return {kind: names for kind, names in contents(checkout).items() if names}
 
 
 def contents(checkout: Checkout) -> dict[str, list[str]]:
-    """Return the names of all that is in the copy's account, without the random part that Pulumi gives to some."""
+    """Return the names of all resources in the copy's account, by kind and without Pulumi's random suffixes."""
     sqs, iam, lambdas = checkout.client("sqs"), checkout.client("iam"), checkout.client("lambda")
     roles = [role["RoleName"] for role in iam.list_roles()["Roles"] if "/aws-service-role/" not in role["Path"]]
 
-    def each(call: Any, key: str, name: str) -> list[str]:  # noqa: ANN401  a method of a client
+    def each(call: Any, key: str, name: str) -> list[str]:  # noqa: ANN401 - a method of a client
         return [item[name] for item in call().get(key, [])]
 
     listed = {
@@ -95,60 +93,60 @@ def contents(checkout: Checkout) -> dict[str, list[str]]:
     return {kind: sorted(re.sub(r"-[0-9a-f]{7}$", "", name) for name in names) for kind, names in listed.items()}
 
 
-def survive(checkout: Checkout, seed: int, expected: dict[str, list[str]], seconds: dict[str, float]) -> str:
-    """Kill a deployment and a destruction at moments that ``seed`` decides; return what the commands said after it.
+def kill_and_finish(checkout: Checkout, seed: int, expected: dict[str, list[str]], seconds: dict[str, float]) -> str:
+    """Kill a deployment, finish it, do the same with its destruction, and return the output of the commands.
 
     Args:
-        checkout: Has nothing deployed, before as after.
-        seed: Decides the moments.
-        expected: What is there after a deployment that nobody kills.
+        checkout: A copy with nothing deployed.
+        seed: The seed for the times at which the commands are killed.
+        expected: The contents of the account after a deployment.
         seconds: How long "deploy" and "destroy" take.
     """
-    chance = random.Random(seed)  # noqa: S311  nobody is to be surprised
-    said = ""
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    output = ""
     for command in ("deploy", "destroy"):
         process = start(checkout, command)
-        time.sleep(chance.uniform(START, seconds[command]))
+        time.sleep(chance.uniform(STARTUP_S, seconds[command]))
         kill(process)
-        said += finish(checkout, command)
+        output += finish(checkout, command)
         if command == "destroy":
             assert not left(checkout), f"seed {seed}: {left(checkout)}"
         else:
             assert contents(checkout) == expected, f"seed {seed}: {contents(checkout)}"
             planned = json.loads(finish(checkout, "preview", "--json"))
             assert all(set(stack["changes"]) == {"same"} for stack in planned), f"seed {seed}: {planned}"
-    return said
+    return output
 
 
 def measure(checkout: Checkout) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """Deploy and destroy without disturbance; return what is there in between, and how long each took."""
+    """Deploy and destroy without killing, and return the account's contents in between, and the time of each."""
     seconds = {}
-    there: dict[str, list[str]] = {}
+    deployed: dict[str, list[str]] = {}
     for command in ("deploy", "destroy"):
-        begun = time.monotonic()
+        started = time.monotonic()
         finish(checkout, command)
-        seconds[command] = time.monotonic() - begun
-        there = there or contents(checkout)
-    return there, seconds
+        seconds[command] = time.monotonic() - started
+        deployed = deployed or contents(checkout)
+    return deployed, seconds
 
 
 def main() -> None:
-    """Try one seed after the other, on the pipeline itself."""
+    """Kill and finish deployments of the pipeline, one for each seed."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     with tempfile.TemporaryDirectory() as folder:
         checkout = Checkout(Path(folder))
         try:
             expected, seconds = measure(checkout)
             print(
-                f"Undisturbed: {seconds['deploy']:.0f} s to deploy, {seconds['destroy']:.0f} s to destroy.", flush=True
+                f"Not killed: {seconds['deploy']:.0f} s to deploy, {seconds['destroy']:.0f} s to destroy.", flush=True
             )
             for seed in range(seeds):
-                begun = time.monotonic()
-                said = survive(checkout, seed, expected, seconds)
+                started = time.monotonic()
+                output = kill_and_finish(checkout, seed, expected, seconds)
                 notes = [
-                    line for line in said.splitlines() if "cut off" in line or "lock of" in line or "may have" in line
+                    line for line in output.splitlines() if "cut off" in line or "lock of" in line or "may have" in line
                 ]
-                print(f"Seed {seed}: {time.monotonic() - begun:.0f} s. {' '.join(notes)}", flush=True)
+                print(f"Seed {seed}: {time.monotonic() - started:.0f} s. {' '.join(notes)}", flush=True)
         finally:
             checkout.emulator.stop()
 

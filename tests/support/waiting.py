@@ -1,4 +1,4 @@
-"""Waits for what nobody reports: neither S3 nor SQS offers anything to wait on."""
+"""Waits for conditions in S3 and SQS, which have no means to wait for them."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], seconds: float = 120) -> T:
-    """Return what ``look`` finds, once it finds anything."""
+def eventually(condition: Callable[[], T | None], seconds: float = 120) -> T:
+    """Call `condition` until it returns something true, and return that.
+
+    Raises:
+        AssertionError: It is still not true after `seconds`.
+    """
     deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not seen within {seconds} s, but {found!r}"
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"still {result!r} after {seconds} s"
         time.sleep(0.2)
-    return found
+    return result

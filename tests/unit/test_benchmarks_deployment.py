@@ -1,24 +1,53 @@
 """What the stacks are compared with, and what is said to have taken the time."""
 
+import json
 import re
-from collections import Counter
+from typing import Any
 
-from benchmarks.deployment import PEER, Deployed, critical_path
-from tests.support import stack_program
-from xfarm.orchestrator.graph import dependencies
-from xfarm.toolchain.aws_types import terraform_name
+import pytest
 
-ALARMS = 5
-"""One block of the peer's, for each of five."""
+from benchmarks import peer
+from benchmarks.deployment import Deployed, critical_path
 
 
-def test_the_peer_declares_what_the_stacks_declare() -> None:
-    stacks = [stack_program.run(project, upstream=stack_program.UPSTREAM) for project in dependencies()]
-    ours = Counter(terraform_name(token) for stack in stacks for token in stack.types.values())
-    text = "".join(path.read_text(encoding="utf-8") for path in (PEER / "main.tf", PEER / "same_graph" / "redrive.tf"))
-    theirs = Counter(re.findall(r'^resource "(\w+)"', text, re.MULTILINE))
-    theirs["aws_cloudwatch_metric_alarm"] *= ALARMS
-    assert theirs == ours
+def addresses(module: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {f"{kind}.{name}": each for kind, named in module["resource"].items() for name, each in named.items()}
+
+
+@pytest.mark.parametrize("same_graph", [True, False])
+def test_all_that_the_peer_refers_to_is_in_it(same_graph: bool) -> None:  # noqa: FBT001  a parameter of the test
+    resources = addresses(peer.module(same_graph=same_graph))
+    for resource in resources.values():
+        assert set(resource["depends_on"]) <= resources.keys()
+        assert {*re.findall(r"\$\{(aws_[\w-]+\.[\w-]+)\.\w+\}", json.dumps(resource))} <= resources.keys()
+
+
+def test_the_peer_refers_across_stacks_and_has_terraforms_names() -> None:
+    resources = addresses(peer.module(same_graph=True))
+    assert resources["aws_s3_bucket_notification.messaging-bucket-notification"] == {
+        "bucket": "${aws_s3_bucket.storage-bucket.bucket}",
+        "queue": [
+            {
+                "queue_arn": "${aws_sqs_queue.messaging-main-queue.arn}",
+                "events": ["s3:ObjectCreated:*"],
+                "filter_prefix": "inputs/",
+            }
+        ],
+        "depends_on": ["aws_sqs_queue.messaging-main-queue", "aws_sqs_queue_policy.messaging-main-queue-policy"],
+    }
+    function = resources["aws_lambda_function.compute-function"]
+    assert function["environment"] == {"variables": {"INPUT_PREFIX": "inputs/", "OUTPUT_PREFIX": "outputs/"}}
+    assert function["filename"] == "${var.code}"
+    error = resources["aws_cloudwatch_metric_alarm.compute-error-alarm"]
+    assert error["alarm_name"] == "error-alarm"
+    assert error["dimensions"] == {"FunctionName": "${aws_lambda_function.compute-function.function_name}"}
+
+
+def test_the_redrive_policy_is_the_only_difference_between_the_two_peers() -> None:
+    same, usual = (addresses(peer.module(same_graph=same_graph)) for same_graph in (True, False))
+    redrive = same.pop("aws_sqs_queue_redrive_policy.messaging-main-queue-redrive-policy")
+    same["aws_sqs_queue.messaging-main-queue"]["redrive_policy"] = redrive["redrive_policy"]
+    assert usual == same
 
 
 def test_the_critical_path_goes_back_from_the_last_by_what_each_waited_for_longest() -> None:

@@ -1,4 +1,4 @@
-"""The command line: its arguments, its sentences and its exit codes."""
+"""The command line: its arguments, messages and exit codes."""
 
 import subprocess
 import sys
@@ -22,17 +22,17 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Note what `send` is called with."""
+    """Return a dictionary that records the arguments of `send`."""
     called: dict[str, Any] = {}
 
     def deployed(stack: str) -> None:
         called["stack"] = stack
 
-    def note(_pipeline: object, files: Any, _console: object, *, timeout: float | None) -> None:  # noqa: ANN401
+    def record(_pipeline: object, files: Any, _console: object, *, timeout: float | None) -> None:  # noqa: ANN401 - any iterable
         called.update(files=list(map(str, files)), timeout=timeout)
 
     monkeypatch.setattr(cli, "_deployed", deployed)
-    monkeypatch.setattr(send, "send", note)
+    monkeypatch.setattr(send, "send", record)
     return called
 
 
@@ -45,7 +45,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (["./dev"], "local", ["dev"]),
     ],
 )
-def test_only_a_known_name_in_front_of_the_files_is_a_stack(
+def test_only_a_known_name_before_the_files_is_a_stack(
     arguments: list[str], stack: str, files: list[str], sent: dict[str, Any]
 ) -> None:
     assert run("send", *arguments).exit_code == 0
@@ -68,7 +68,7 @@ def test_files_are_followed_unless_the_user_says_otherwise(
     assert sent["timeout"] == timeout
 
 
-def test_files_are_asked_for_before_anything_is_done(sent: dict[str, Any]) -> None:
+def test_send_without_files_is_wrong_usage(sent: dict[str, Any]) -> None:
     result = run("send", "dev")
     assert (result.exit_code, sent) == (2, {})
     assert "name the files to send to 'dev'" in result.stderr
@@ -78,7 +78,7 @@ DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"
 
 
 @pytest.mark.parametrize(
-    ("error", "sentence"),
+    ("error", "message"),
     [
         (UserError("fix it."), "error: fix it.\n"),
         (DENIED, "error: AWS refused GetObject: not for you (AccessDenied).\n"),
@@ -87,22 +87,22 @@ DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"
             EndpointConnectionError(endpoint_url="http://x"),
             'error: Could not connect to the endpoint URL: "http://x".\n',
         ),
-        (KeyboardInterrupt(), "error: interrupted: what was begun in AWS goes on there.\n"),
+        (KeyboardInterrupt(), "error: interrupted: what has started in AWS continues there.\n"),
     ],
 )
 @pytest.mark.parametrize("command", ["status", "redrive", "deploy", "watch"])
-def test_what_the_user_can_fix_is_one_sentence(
-    command: str, error: BaseException, sentence: str, monkeypatch: pytest.MonkeyPatch
+def test_an_error_that_the_user_can_fix_is_one_sentence(
+    command: str, error: BaseException, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(targets, "activate", fail)
     result = run(command)
-    assert (result.exit_code, result.stderr) == (1, sentence)
+    assert (result.exit_code, result.stderr) == (1, message)
 
 
-def test_another_error_is_a_bug_and_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_error_is_a_bug_and_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
@@ -122,6 +122,13 @@ def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
     assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_no_short_help_is_cut(columns: int) -> None:
+    result = CliRunner().invoke(cli.xfarm, ["--help"], terminal_width=columns, max_content_width=columns)
+    assert all(command in result.output for command in cli.xfarm.commands)
+    assert "..." not in result.output.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize("code", [0, 1, commands.DIFFERENT])
 def test_the_exit_code_is_that_of_the_operation(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def operate(operation: str, stack: str, **options: object) -> int:
@@ -133,7 +140,7 @@ def test_the_exit_code_is_that_of_the_operation(code: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("stack", "writable"), [("local", True), ("dev", False)])
-def test_only_the_emulator_may_be_changed_from_the_page(
+def test_only_the_page_of_the_emulator_is_writable(
     stack: str, *, writable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
@@ -150,7 +157,7 @@ def test_only_the_emulator_may_be_changed_from_the_page(
     assert given == {"pipeline": f"pipeline of {stack}", "port": 1234, "writable": writable}
 
 
-def test_help_loads_nothing_that_a_command_needs() -> None:
+def test_help_imports_nothing_that_only_commands_need() -> None:
     program = (
         "import sys, xfarm.cli; "
         "sys.exit(str([name for name in ('boto3', 'pulumi', 'rich', 'grpc') if name in sys.modules]))"
@@ -170,12 +177,12 @@ def test_stacks_are_completed_in_the_shell() -> None:
     assert completed.stdout == "plain,dev\n"
 
 
-def test_windows_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_on_windows_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "SYSTEM", "nt")
     assert "WSL" in run("deploy").stderr
 
 
-def test_a_shell_that_evaluates_the_commands_has_the_environment() -> None:
+def test_the_shell_commands_of_env_set_the_environment() -> None:
     before = {"AWS_PROFILE": "real", "KEPT": "1", "PATH": "/usr/bin:/bin"}
     after = {"KEPT": "1", "QUOTED": "it's $HOME; `x`", "EMPTY": "", "PATH": "/toolchain:/usr/bin:/bin"}
     commands = cli.shell_commands(before, after)

@@ -1,4 +1,4 @@
-"""No command ever prints a credential, whatever was copied into the environment or a profile along with it."""
+"""No command prints a credential, whatever was copied with it into the environment or a profile."""
 
 import getpass
 import json
@@ -44,14 +44,14 @@ COMMANDS = [
 
 def run(arguments: list[str]) -> int:
     """Run a command, and return its exit code."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         xfarm(arguments)
-    return int(ended.value.code or 0)
+    return int(exited.value.code or 0)
 
 
 @pytest.fixture(autouse=True)
-def nobody(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a user who has nothing set up for AWS or Pulumi, and whose AWS is not the real one."""
+def clean_environment(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the user's settings for AWS and Pulumi, and set the endpoint of a fake AWS."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "PULUMI_"))]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -64,18 +64,18 @@ def nobody(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def clean(printed: str) -> None:
-    """Make sure that there is neither a credential in it, nor what is made from one, nor a traceback."""
+def assert_clean(printed: str) -> None:
+    """Assert that there is no credential in the output, no signature and no traceback."""
     for part in (KEY_ID, SECRET, TOKEN, KEY_ID[:10], SECRET[:10], TOKEN[:10], SECRET[-10:], "Traceback"):
         assert part not in printed
     assert not re.search("signature=|AWS4-HMAC", printed, re.IGNORECASE)
 
 
-ODD = {"\r": "a line break", "\n": "a line break", "\r\n": "a line break", "\t": "a tab", " ": "a blank"}
+ODD = {"\r": "a line break", "\n": "a line break", "\r\n": "a line break", "\t": "a tab", " ": "a space"}
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
-def test_a_malformed_credential_is_refused_by_every_command_and_neither_sent_nor_printed(
+def test_every_command_refuses_a_malformed_credential_and_neither_sends_nor_prints_it(
     aws: Aws, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], variable: str
 ) -> None:
     for name, value in GOOD.items():
@@ -83,30 +83,30 @@ def test_a_malformed_credential_is_refused_by_every_command_and_neither_sent_nor
     malformed = {value: odd for odd in ODD for value in (odd + SECRET, SECRET + odd, SECRET[:20] + odd + SECRET[20:])}
     for value, odd in malformed.items():
         if variable == "AWS_PROFILE" and odd == " " and value.strip() == value:
-            continue  # a profile's name may hold blanks
+            continue  # a profile's name may contain spaces
         monkeypatch.setenv(variable, value)
         for arguments in COMMANDS:
             assert run(arguments) == 1
             printed = "".join(capfd.readouterr())
-            clean(printed)
-            assert f"error: {variable} holds {ODD[odd]}, " in printed
-    assert aws.asked == []
+            assert_clean(printed)
+            assert f"error: {variable} contains {ODD[odd]}, " in printed
+    assert aws.requests == []
 
 
-def test_a_region_that_is_none_is_not_printed_as_it_may_be_a_credential(
+def test_an_invalid_region_is_not_printed_because_it_may_be_a_credential(
     aws: Aws, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in (GOOD | {"AWS_REGION": KEY_ID}).items():
         monkeypatch.setenv(name, value)
     assert run(["preview", "dev"]) == 1
     printed = "".join(capfd.readouterr())
-    clean(printed)
-    assert "AWS_REGION, or your profile's region, names no region" in printed
-    assert aws.asked == []
+    assert_clean(printed)
+    assert "AWS_REGION, or the region of your profile, is not a region" in printed
+    assert aws.requests == []
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", "us-gov-east-1", "cn-north-1", "us-isob-east-1", "eusc-de-east-1"])
-def test_every_partition_s_regions_are_regions(monkeypatch: pytest.MonkeyPatch, region: str) -> None:
+def test_regions_of_every_partition_are_accepted(monkeypatch: pytest.MonkeyPatch, region: str) -> None:
     for name, value in (GOOD | {"AWS_REGION": region}).items():
         monkeypatch.setenv(name, value)
     assert aws_account.identify(lambda _: None).region == region
@@ -119,7 +119,7 @@ PROFILES = {
 
 
 @pytest.mark.parametrize("source", PROFILES)
-def test_a_malformed_credential_of_a_profile_is_refused_as_well(
+def test_a_malformed_credential_in_a_profile_is_refused_too(
     aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], source: str
 ) -> None:
     answer, file = tmp_path / "answer.json", tmp_path / "credentials"
@@ -141,15 +141,15 @@ def test_a_malformed_credential_of_a_profile_is_refused_as_well(
             for arguments in COMMANDS:
                 assert run(arguments) == 1
                 printed = "".join(capfd.readouterr())
-                clean(printed)
+                assert_clean(printed)
                 assert f"error: {name} of your AWS credentials" in printed
-    assert aws.asked == []
+    assert aws.requests == []
 
 
 @pytest.mark.parametrize(
     "process", [f"/bin/echo {SECRET}", f"/bin/sh -c 'echo {SECRET} >&2; exit 1'", f"/no/such/program {SECRET}"]
 )
-def test_what_a_credential_process_prints_is_not_shown(
+def test_the_output_of_a_credential_process_is_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], process: str
 ) -> None:
     file = tmp_path / "config"
@@ -158,7 +158,7 @@ def test_what_a_credential_process_prints_is_not_shown(
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     assert run(["preview", "dev"]) == 1
     printed = "".join(capfd.readouterr())
-    clean(printed)
+    assert_clean(printed)
     assert "error: the credential_process of your AWS profile failed" in printed
 
 
@@ -186,15 +186,13 @@ AUTHORIZATION = (
     ],
     ids=["token", "authorization", "answer", "answer without a name"],
 )
-def test_no_error_of_botocore_or_aws_is_told_with_a_header(error: BotoCoreError | ClientError) -> None:
-    said = [explain(error) or ""]
-    with pytest.raises(UserError) as explained, aws_account.explained():
+def test_no_message_about_an_error_of_botocore_or_aws_quotes_a_header(error: BotoCoreError | ClientError) -> None:
+    with pytest.raises(UserError) as user_error, aws_account.aws_errors_as_user_errors():
         raise error
     with pytest.raises(RefusedError) as refused, errors_as_responses():
         raise error
-    said += [str(explained.value), refused.value.said]
-    for text in said:
-        clean(text)
+    for message in (str(explain(error)), str(user_error.value), refused.value.message):
+        assert_clean(message)
 
 
 def test_a_password_in_the_state_s_url_is_not_shown(
@@ -205,15 +203,15 @@ def test_a_password_in_the_state_s_url_is_not_shown(
     monkeypatch.setenv("PULUMI_BACKEND_URL", f"postgres://anna:{SECRET}@host/state")
     assert run(["bootstrap", "dev"]) == 0
     printed = "".join(capfd.readouterr())
-    clean(printed)
+    assert_clean(printed)
     assert "postgres://host/state" in printed
 
 
-# Names of users
+# User names
 
 
 @pytest.mark.parametrize("login", ["anna", "CORP\\Anna Müller", "ä", "x" * 300, "", "a b\n", "anna@corp.example"])
-def test_any_login_name_makes_a_session_name_that_aws_allows(monkeypatch: pytest.MonkeyPatch, login: str) -> None:
+def test_aws_allows_the_session_name_of_any_user(monkeypatch: pytest.MonkeyPatch, login: str) -> None:
     monkeypatch.setattr(getpass, "getuser", lambda: login)
     assert re.fullmatch(r"[\w+=,.@-]{2,64}", aws_account.session_name(), re.ASCII)
 
@@ -228,7 +226,7 @@ def test_a_user_without_a_name_has_a_session_name(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("user", [None, ""])
-def test_pulumi_is_given_a_user_name_where_there_is_none(
+def test_pulumi_gets_a_user_name_if_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None
 ) -> None:
     (tmp_path / "pulumi").write_text("#!/bin/sh\n", encoding="utf-8")

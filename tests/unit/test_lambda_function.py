@@ -1,4 +1,6 @@
-"""The handler with a real client and a real emulator; failures are put in where botocore sends and receives."""
+"""The handler with a real client and an emulator. Failures are injected where botocore sends and receives."""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -11,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
@@ -32,14 +33,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from process import Result, Source
 from process import process as as_shipped
-from s3_events import Json
 from urllib3.exceptions import ReadTimeoutError
 
 from xfarm.emulator.server import REGION, Emulator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3 import S3Client
+    from s3_events import Json
 
 ROOM = Path(lambda_function.__file__).parent
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
@@ -58,7 +61,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class Context:
-    """Lambda's context object, which has the given times left, and plenty after that."""
+    """Lambda's context object, with the given remaining times one after another, then always plenty."""
 
     aws_request_id = "request-1"
 
@@ -70,9 +73,9 @@ class Context:
 
 
 class Account:
-    """A bucket of this test's own, and the handler working on it."""
+    """A bucket for one test, and the handler working on it."""
 
-    def __init__(self, s3: "S3Client", capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, s3: S3Client, capsys: pytest.CaptureFixture[str]) -> None:
         self.s3 = s3
         self.bucket = f"b-{uuid4()}"
         self._capsys = capsys
@@ -111,7 +114,7 @@ def account(endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     session = boto3.Session(region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
-    # The function's own settings, so that they are tested too.
+    # Use the function's own client settings, so that they are tested too.
     monkeypatch.setattr(
         lambda_function,
         "S3",
@@ -131,22 +134,22 @@ def run(*messages: Json, context: Context | None = None) -> list[str]:
     return [failure["itemIdentifier"] for failure in response["batchItemFailures"]]
 
 
-def answer(status: int, code: str, said: str = "no") -> "Callable[..., AWSResponse]":
-    """Make a botocore handler that answers in S3's stead."""
+def answer(status: int, code: str, text: str = "no") -> Callable[..., AWSResponse]:
+    """Return a botocore handler that answers instead of S3."""
 
     class Raw(io.BytesIO):
         def stream(self, **_: object) -> Iterator[bytes]:
             yield self.read()
 
-    def respond(request: "AWSPreparedRequest", **_: object) -> AWSResponse:
-        body = Raw(f"<Error><Code>{code}</Code><Message>{said}</Message></Error>".encode())
+    def respond(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        body = Raw(f"<Error><Code>{code}</Code><Message>{text}</Message></Error>".encode())
         return AWSResponse(request.url, status, HTTPHeaders(), body)
 
     return respond
 
 
 def at_put(number: int, action: Callable[[], object]) -> None:
-    """Do something just before the handler writes for the given time, counted from 1."""
+    """Do something just before the handler writes the `number`-th time, counted from 1."""
     puts: list[None] = []
 
     def before_call(**_: object) -> None:
@@ -158,11 +161,11 @@ def at_put(number: int, action: Callable[[], object]) -> None:
 
 
 def on(event: str, action: Callable[..., object]) -> None:
-    # The stubs think that a botocore handler returns nothing; an answer given here is used in place of S3's.
+    # botocore uses the handler's return value instead of S3's answer, which the stubs' type does not allow.
     lambda_function.S3.meta.events.register(event, action)  # pyrefly: ignore[bad-argument-type]
 
 
-# What becomes of a file
+# Files and their documents
 
 
 @pytest.mark.parametrize(
@@ -218,14 +221,14 @@ def test_a_file_gets_a_document(
     assert head["ContentType"] == "application/json"
 
 
-def test_a_malformed_file_is_done_and_says_so(account: Account) -> None:
+def test_a_malformed_file_is_done_and_its_document_says_so(account: Account) -> None:
     account.put("inputs/a.csv", b"a\n\xff\n")
     assert run(message(account.record("inputs/a.csv"))) == []
     reason = "not UTF-8, most likely Windows-1252: save it as UTF-8"
     assert account.document("outputs/a.csv.json")["malformed"] == {"line": 2, "reason": reason}
 
 
-def test_what_the_emulator_itself_sends_is_understood(account: Account, endpoint: str) -> None:
+def test_the_emulators_own_notifications_are_understood(account: Account, endpoint: str) -> None:
     sqs = boto3.client("sqs", endpoint_url=endpoint)
     queue = sqs.create_queue(QueueName=account.bucket)["QueueUrl"]
     account.s3.put_bucket_notification_configuration(
@@ -254,16 +257,16 @@ def test_what_the_emulator_itself_sends_is_understood(account: Account, endpoint
     assert account.document("outputs/a b+c ü.csv.json")["rows"] == 1
 
 
-def test_several_records_in_a_message_are_all_tried_and_one_failure_fails_it(account: Account) -> None:
+def test_all_records_of_a_message_are_tried_and_one_failure_fails_the_message(account: Account) -> None:
     for name in "abc":
         account.put(f"inputs/{name}", name.encode())
     assert run(message(*(account.record(f"inputs/{name}") for name in "ab"))) == []
     assert account.keys() == ["inputs/a", "inputs/b", "inputs/c", "outputs/a.json", "outputs/b.json"]
     assert run(message({"eventSource": "aws:sns"}, account.record("inputs/c"))) == ["m1"]
-    assert "outputs/c.json" in account.keys()  # noqa: SIM118  not a dict's
+    assert "outputs/c.json" in account.keys()  # noqa: SIM118 - not a dict's
 
 
-def test_the_neighbours_of_a_poison_message_are_done(account: Account) -> None:
+def test_a_poison_message_does_not_fail_its_neighbours(account: Account) -> None:
     account.put("inputs/a", b"a")
     account.put("inputs/b", b"b")
     poison: Json = {"messageId": "m2", "body": "poison"}
@@ -273,7 +276,7 @@ def test_the_neighbours_of_a_poison_message_are_done(account: Account) -> None:
     assert account.outcomes() == ["processed", "failed", "processed"]
 
 
-# What is let be, on purpose
+# Files that get no document
 
 
 def test_results_are_never_read(account: Account) -> None:
@@ -285,7 +288,7 @@ def test_results_are_never_read(account: Account) -> None:
 
 
 @pytest.mark.parametrize("key", ["inputs/folder/", "inputs/", "elsewhere/"])
-def test_what_the_console_makes_for_a_folder_has_no_result(account: Account, key: str) -> None:
+def test_a_folder_made_in_the_console_has_no_result(account: Account, key: str) -> None:
     account.put(key, b"")
     assert run(message(account.record(key, size=0))) == []
     assert account.outcomes() == ["folder"]
@@ -298,13 +301,13 @@ def test_a_key_that_ends_in_a_slash_and_has_contents_is_a_file(account: Account)
     assert account.document("outputs/file/.json")["size"] == 1
 
 
-def test_an_object_that_is_gone_is_not_tried_again(account: Account) -> None:
+def test_a_deleted_object_is_not_tried_again(account: Account) -> None:
     assert run(message(account.record("inputs/a"))) == []
     assert run(message(account.record("inputs/a", versionId="null"))) == []
     assert account.outcomes() == ["gone", "gone"]
 
 
-def test_a_bucket_that_is_gone_is_a_failure(account: Account) -> None:
+def test_a_deleted_bucket_is_a_failure(account: Account) -> None:
     account.s3.delete_bucket(Bucket=account.bucket)
     assert run(message(account.record("inputs/a"))) == ["m1"]
 
@@ -326,7 +329,7 @@ SHARING = ("inputs/drop/a.csv", "drop/a.csv")
 def test_two_files_that_would_share_a_result_have_one_each(account: Account, keys: tuple[str, str]) -> None:
     for key in keys:
         account.put(key, b"x")
-    for key in keys * 2:  # the second time it goes where it went the first time
+    for key in keys * 2:  # the second time, each goes to the same place as the first time
         assert run(message(account.record(key))) == []
     digest = hashlib.sha256(keys[1].encode()).hexdigest()
     places = "outputs/drop/a.csv.json", f"outputs/drop/a.csv~{digest}.json"
@@ -335,7 +338,7 @@ def test_two_files_that_would_share_a_result_have_one_each(account: Account, key
     assert account.outcomes() == ["processed"] * 4
 
 
-def test_no_result_is_written_over_another_files(account: Account) -> None:
+def test_no_result_overwrites_that_of_another_file(account: Account) -> None:
     account.put("inputs/a", b"x")
     for place in lambda_function.result_keys("inputs/a", "inputs/", "outputs/"):
         account.s3.put_object(Bucket=account.bucket, Key=place, Body=b"other", Metadata={"key-sha256": "0"})
@@ -344,7 +347,7 @@ def test_no_result_is_written_over_another_files(account: Account) -> None:
     assert account.text("outputs/a.json") == b"other"
 
 
-def test_a_result_of_before_there_was_a_digest_is_the_files_own(account: Account) -> None:
+def test_a_result_without_a_digest_is_taken_for_that_of_the_same_file(account: Account) -> None:
     account.put("inputs/a", b"x")
     account.s3.put_object(Bucket=account.bucket, Key="outputs/a.json", Body=b"old", Metadata={"sequencer": "09"})
     assert run(message(account.record("inputs/a"))) == []
@@ -360,7 +363,7 @@ def test_the_longest_keys_have_results(account: Account, length: int) -> None:
     (_, place) = account.keys()
     assert account.document(place)["key"] == key
     assert ("~" in place) == (length > 1018)
-    assert len(place) <= 1024  # the emulator takes longer ones
+    assert len(place) <= 1024  # the emulator accepts longer ones
 
 
 @pytest.mark.parametrize("key", ["inputs/\x01\x1f\x7f.csv", "inputs/a\nb\r\tc", "inputs/\ufffe\u2028"])
@@ -427,14 +430,14 @@ def test_another_invocation_writes_just_before_this_one_does(
     if existing:
         run(message(account.record("inputs/a", existing)))
         account.logged()
-    # Where there is a document, the first attempt finds it, and the second is to replace it.
+    # If there is a document, the first attempt finds it, and the second replaces it.
     at_put(2 if existing else 1, lambda: run(message(account.record("inputs/a", theirs))))
     assert run(message(account.record("inputs/a", mine))) == []
     assert account.document("outputs/a.json")["sequencer"] == "0B"
     assert account.outcomes() == outcomes
 
 
-def test_a_document_deleted_between_looking_and_writing_is_written_again(account: Account) -> None:
+def test_a_document_deleted_between_reading_and_writing_is_written_again(account: Account) -> None:
     account.put("inputs/a", b"x")
     run(message(account.record("inputs/a", "0A")))
     at_put(2, lambda: account.s3.delete_object(Bucket=account.bucket, Key="outputs/a.json"))
@@ -442,11 +445,11 @@ def test_a_document_deleted_between_looking_and_writing_is_written_again(account
     assert account.document("outputs/a.json")["sequencer"] == "0B"
 
 
-def test_a_conflict_is_tried_again_and_not_for_ever(account: Account) -> None:
+def test_a_conflict_is_retried_a_limited_number_of_times(account: Account) -> None:
     account.put("inputs/a", b"x")
     conflict, asked = answer(409, "ConditionalRequestConflict"), [0]
 
-    def before_send(request: "AWSPreparedRequest", **_: object) -> AWSResponse | None:
+    def before_send(request: AWSPreparedRequest, **_: object) -> AWSResponse | None:
         asked[0] += 1
         return conflict(request) if asked[0] <= conflicts else None
 
@@ -462,19 +465,19 @@ def test_a_conflict_is_tried_again_and_not_for_ever(account: Account) -> None:
 def test_many_invocations_at_the_same_time_leave_the_newest(account: Account) -> None:
     account.put("inputs/a", b"x")
     sequencers = [f"{number:04X}" for number in range(32)]
-    random.Random(1).shuffle(sequencers)  # noqa: S311  not a secret
+    random.Random(1).shuffle(sequencers)  # noqa: S311 - not a secret
     with ThreadPoolExecutor(8) as pool:
         messages = [message(account.record("inputs/a", sequencer)) for sequencer in sequencers]
         assert list(pool.map(run, messages)) == [[]] * len(messages)
     assert account.document("outputs/a.json")["sequencer"] == "001F"
 
 
-# What is to be tried again
+# Failures that are tried again
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (403, "InvalidObjectState"), (412, "Other")])
 @pytest.mark.parametrize("operation", ["GetObject", "PutObject"])
-def test_what_s3_refuses_is_a_failure(account: Account, operation: str, status: int, code: str) -> None:
+def test_a_refusal_by_s3_is_a_failure(account: Account, operation: str, status: int, code: str) -> None:
     account.put("inputs/a", b"x")
     on(f"before-send.s3.{operation}", answer(status, code))
     assert run(message(account.record("inputs/a"))) == ["m1"]
@@ -482,14 +485,14 @@ def test_what_s3_refuses_is_a_failure(account: Account, operation: str, status: 
     assert (line["level"], line["outcome"]) == ("ERROR", "failed")
     assert code in str(line["error"])
     assert ("reason" in line) is (operation == "GetObject" and code != "Other")
-    assert "outputs/a.json" not in account.keys()  # noqa: SIM118
+    assert "outputs/a.json" not in account.keys()  # noqa: SIM118 - not a dict's
 
 
 USER = "User: arn:aws:sts::123456789012:assumed-role/role/function is not authorized to perform:"
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said", "reason"),
+    ("status", "code", "text", "reason"),
     [
         (403, "InvalidObjectState", "The operation is not valid for the object's storage class", "archived: restore"),
         (
@@ -508,7 +511,7 @@ USER = "User: arn:aws:sts::123456789012:assumed-role/role/function is not author
                 "The ciphertext refers to a customer master key that does not exist, does not exist in this region, "
                 "or you are not allowed to access."
             ),
-            "its KMS key is not there, or the function may not use it",
+            "its KMS key does not exist, or the function may not use it",
         ),
         (
             403,
@@ -531,25 +534,30 @@ USER = "User: arn:aws:sts::123456789012:assumed-role/role/function is not author
         ),
         (400, "InvalidRequest", "Something else", None),
         (400, "KMS.DisabledException", "arn:aws:kms:eu-west-1:1:key/k is disabled.", "disabled: enable the key"),
-        (400, "KMS.KMSInvalidStateException", "arn:aws:kms:eu-west-1:1:key/k is pending deletion.", "in the state"),
-        (400, "KMS.NotFoundException", "Key 'k' does not exist", "is not found"),
+        (
+            400,
+            "KMS.KMSInvalidStateException",
+            "arn:aws:kms:eu-west-1:1:key/k is pending deletion.",
+            "in its present state",
+        ),
+        (400, "KMS.NotFoundException", "Key 'k' does not exist", "was not found"),
         (503, "SlowDown", "Please reduce your request rate.", None),
     ],
 )
-def test_why_s3_does_not_give_out_a_file_is_said_in_plain_words(
-    account: Account, status: int, code: str, said: str, reason: str | None
+def test_the_log_says_why_s3_refuses_to_return_a_file(
+    account: Account, status: int, code: str, text: str, reason: str | None
 ) -> None:
-    on("before-send.s3.GetObject", answer(status, code, said))
+    on("before-send.s3.GetObject", answer(status, code, text))
     assert run(message(account.record("inputs/a"))) == ["m1"]
     (line,) = account.logged()
-    assert said in str(line["error"])
+    assert text in str(line["error"])
     if reason:
         assert reason in str(line["reason"])
     else:
         assert "reason" not in line
 
 
-def test_sse_c_as_the_emulator_refuses_it_is_said_in_plain_words(account: Account) -> None:
+def test_the_log_says_that_a_file_is_encrypted_with_sse_c(account: Account) -> None:
     account.s3.put_object(
         Bucket=account.bucket, Key="inputs/a", Body=b"x", SSECustomerAlgorithm="AES256", SSECustomerKey=b"k" * 32
     )
@@ -557,7 +565,7 @@ def test_sse_c_as_the_emulator_refuses_it_is_said_in_plain_words(account: Accoun
     assert "SSE-C" in str(account.logged()[0]["reason"])
 
 
-def test_a_document_that_may_not_be_looked_at_is_a_failure(account: Account) -> None:
+def test_a_document_that_may_not_be_read_is_a_failure(account: Account) -> None:
     account.put("inputs/a", b"x")
     run(message(account.record("inputs/a")))
     on("before-send.s3.HeadObject", answer(403, "AccessDenied"))
@@ -566,7 +574,7 @@ def test_a_document_that_may_not_be_looked_at_is_a_failure(account: Account) -> 
 
 
 class Cut:
-    """A body that ends too early, with an error or without."""
+    """A body that ends too early, with or without an error."""
 
     def __init__(self, body: bytes, error: Exception | None) -> None:
         self._left = [body]
@@ -590,7 +598,7 @@ class Cut:
         (ConnectionResetError("reset"), "ConnectionResetError"),
     ],
 )
-def test_a_read_that_breaks_off_is_a_failure(account: Account, error: Exception | None, error_type: str) -> None:
+def test_an_incomplete_read_is_a_failure(account: Account, error: Exception | None, error_type: str) -> None:
     account.put("inputs/a.csv", b"a\n1\n2\n3\n")
     body = Cut(b"a\n1\n", error)
 
@@ -608,7 +616,7 @@ def test_a_read_that_breaks_off_is_a_failure(account: Account, error: Exception 
 
 
 LONG_S = 60
-"""Longer than any of these tests gives a file."""
+"""Longer than the time that a file has in any of these tests."""
 
 
 def work_on(*_: object, **__: object) -> None:
@@ -622,10 +630,10 @@ def sleep(*_: object, **__: object) -> None:
 
 
 def catch_exceptions(*_: object, **__: object) -> None:
-    for attempt in range(2):  # noqa: B007
+    for attempt in range(2):  # noqa: B007 - counts the attempts
         try:
             time.sleep(LONG_S)
-        except Exception:  # noqa: BLE001, S112
+        except Exception:  # noqa: BLE001, S112 - so does a careless `process`
             continue
 
 
@@ -640,7 +648,7 @@ def wait_for_a_thread(*_: object, **__: object) -> None:
 
 
 def read_from_the_network(*_: object, **__: object) -> None:
-    """Ask something that never answers, with botocore."""
+    """Send a request with botocore to a server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         boto3.client("sqs", endpoint_url=endpoint, config=Config(read_timeout=LONG_S)).list_queues()
@@ -650,7 +658,7 @@ def read_from_the_network(*_: object, **__: object) -> None:
     "slow",
     [work_on, sleep, catch_exceptions, catch_all_at_first, wait_for_a_thread, read_from_the_network],
 )
-def test_a_file_that_is_not_finished_in_time_fails_and_says_what_to_raise(
+def test_a_file_that_is_not_finished_in_time_fails_and_the_error_names_what_to_raise(
     account: Account, monkeypatch: pytest.MonkeyPatch, slow: Callable[..., None]
 ) -> None:
     account.put("inputs/a", b"x")
@@ -667,14 +675,16 @@ def test_a_file_that_is_not_finished_in_time_fails_and_says_what_to_raise(
 
 
 @pytest.mark.parametrize("operation", ["GetObject", "PutObject"])
-def test_the_time_ends_in_s3_too(account: Account, operation: str) -> None:
+def test_a_request_to_s3_is_interrupted_too(account: Account, operation: str) -> None:
     account.put("inputs/a", b"x")
     on(f"before-send.s3.{operation}", sleep)
     assert run(message(account.record("inputs/a")), context=Context(1_000, 1_000)) == ["m1"]
     assert account.logged()[0]["error_type"] == "OutOfTimeError"
 
 
-def test_the_margin_is_two_seconds_and_at_most_a_quarter(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_margin_is_two_seconds_and_at_most_a_quarter_of_the_time(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account.put("inputs/a", b"x")
     armed: list[float] = []
 
@@ -687,7 +697,7 @@ def test_the_margin_is_two_seconds_and_at_most_a_quarter(account: Account, monke
     assert armed == [58, 0, 6, 0, 0.75, 0]
 
 
-def test_what_is_slow_takes_no_time_from_those_before_it_and_those_after_it_are_not_begun(
+def test_a_slow_file_leaves_those_before_it_alone_and_those_after_it_are_not_begun(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["a", "b", "slow", "z"]
@@ -706,7 +716,7 @@ def test_what_is_slow_takes_no_time_from_those_before_it_and_those_after_it_are_
     assert [line.get("error_type") for line in account.logged()] == errors
 
 
-def test_what_was_not_begun_says_to_lower_the_batch_size(account: Account) -> None:
+def test_the_error_of_a_file_that_was_not_begun_says_to_lower_the_batch_size(account: Account) -> None:
     names = ["a", "b"]
     for name in names:
         account.put(f"inputs/{name}", b"x")
@@ -719,7 +729,9 @@ def test_what_was_not_begun_says_to_lower_the_batch_size(account: Account) -> No
     )
 
 
-def test_what_was_begun_late_says_how_much_was_left(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_file_that_was_begun_late_says_how_much_time_was_left(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
     account.put("inputs/a", b"x")
     monkeypatch.setattr(lambda_function, "process", sleep)
     assert run(message(account.record("inputs/a")), context=Context(60_000, 2_250)) == ["m1"]
@@ -729,11 +741,11 @@ def test_what_was_begun_late_says_how_much_was_left(account: Account, monkeypatc
     )
 
 
-def test_an_alarm_outside_of_the_work_on_a_file_interrupts_nothing(
+def test_a_signal_outside_of_the_work_on_a_file_interrupts_nothing(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account.put("inputs/a", b"x")
-    log, setitimer = lambda_function._log, signal.setitimer  # noqa: SLF001
+    log, setitimer = lambda_function._log, signal.setitimer  # noqa: SLF001 - it is replaced below
 
     def ring_and(action: Callable[..., object]) -> Callable[..., None]:
         def ringing(*arguments: object, **facts: object) -> None:
@@ -755,7 +767,7 @@ def test_an_alarm_outside_of_the_work_on_a_file_interrupts_nothing(
     assert [line.get("error_type") for line in account.logged()] == [None, "OutOfTimeError"]
 
 
-def test_the_least_tried_go_first_and_among_them_the_smallest(account: Account) -> None:
+def test_the_files_received_least_often_come_first_and_of_these_the_smallest(account: Account) -> None:
     tried = {"third": 3, "second": 2, "first": 1, "large": 1, "unknown": "many", "no message": None}
     messages: list[Json] = []
     for name, count in tried.items():
@@ -769,17 +781,17 @@ def test_the_least_tried_go_first_and_among_them_the_smallest(account: Account) 
     assert order == ["", "", "first", "unknown", "no message", "large", "second", "third"]
 
 
-# Anything at all
+# Arbitrary events
 
 
 @pytest.mark.parametrize("event", [None, [], "text", {}, {"Records": None}, {"Records": {}}, {"Records": "text"}])
-def test_an_event_that_is_no_batch_is_logged(event: Json, account: Account) -> None:
+def test_an_event_that_is_not_a_batch_is_logged(event: Json, account: Account) -> None:
     assert lambda_function.handler(event, Context()) == {"batchItemFailures": []}
     (line,) = account.logged()
     assert (line["level"], line["request_id"]) == ("ERROR", "request-1")
 
 
-def test_an_empty_batch_is_nothing_to_do(account: Account) -> None:
+def test_an_empty_batch_is_done(account: Account) -> None:
     assert run() == []
     assert account.logged() == []
 
@@ -797,7 +809,7 @@ ANY = st.recursive(
     max_leaves=5,
 )
 BUCKET = ANY | st.fixed_dictionaries({"name": ANY | st.just("no-such-bucket")})
-# Never a key outside the prefix, which is done as soon as it is seen.
+# No key outside of the prefix, which would be done at once.
 KEY = st.sampled_from(["inputs/x", "inputs/%FF", "inputs/+", 1, None])
 OBJECT = ANY | st.fixed_dictionaries(
     {"key": KEY, "sequencer": ANY | st.just("0A")}, optional={"versionId": ANY | st.just("1")}
@@ -812,11 +824,11 @@ MESSAGE = ANY | st.fixed_dictionaries({"messageId": st.sampled_from(["m1", "m2",
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.lists(MESSAGE, max_size=4))
-def test_the_handler_never_raises_and_no_message_is_thrown_away(account: Account, messages: list[Json]) -> None:
+def test_the_handler_never_raises_and_loses_no_message(account: Account, messages: list[Json]) -> None:
     account.logged()
     failed = run(*messages)
     ids = [each.get("messageId") for each in messages if isinstance(each, dict)]
-    # None of these can be processed, so all that have an id are to come back.
+    # None of these can be processed, so each that has an id must fail.
     assert sorted(failed) == sorted(each for each in ids if isinstance(each, str) and each)
     assert account.outcomes().count("failed") >= len(messages)
 
@@ -837,11 +849,11 @@ def test_logs_quote_neither_contents_nor_bodies(account: Account) -> None:
     assert "secret" not in lines
 
 
-# A process of its own: settings and memory
+# In a process of its own: settings and memory
 
 
-def fresh(code: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    """Run code where the function has not been imported yet."""
+def fresh(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter, which has not imported the function yet."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env={"PATH": os.defpath, "PYTHONPATH": str(ROOM), **CREDENTIALS, **env},
@@ -868,14 +880,14 @@ BLOCKS = {
     "rows.csv": b'2024-01-01T00:00:00Z,12345,"some, quoted\ntext",another,3.141592\n',
     "one-line.csv": b"x" * 64,
     "one-record.csv": b'"\n",' * 16,
-    "keys.jsonl": b"",  # counted below: no two lines have the same key
+    "keys.jsonl": b"",  # made in `pieces`: no two lines have the same key
     "one-line.jsonl": b"[" * 64,
     "blob.bin": b"\0" * 64,
 }
 
 
 def pieces(name: str) -> Iterator[bytes]:
-    """Make an object of SIZE bytes, a piece at a time."""
+    """Yield an object of `SIZE` bytes, a piece at a time."""
     size = 1024 * 1024
     for number in range(SIZE // size):
         if name == "keys.jsonl":
@@ -886,7 +898,7 @@ def pieces(name: str) -> Iterator[bytes]:
 
 
 class Store(BaseHTTPRequestHandler):
-    """As much of S3 as one run needs; an emulator would hold the object in memory."""
+    """The part of S3 that one run needs: an emulator would hold the object in memory."""
 
     protocol_version = "HTTP/1.1"
 
@@ -910,7 +922,7 @@ class Store(BaseHTTPRequestHandler):
 
 MEASURE = """
 import json, lambda_function
-def peak_kib():  # not getrusage's, which a process inherits from the one that started it
+def peak_kib():  # not that of getrusage, which a process inherits from its parent
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 class Context:

@@ -22,7 +22,7 @@ LONG = st.tuples(st.sampled_from("xé€😀"), st.integers(1000, 1024)).map(
         ("inputs/" + "x" * 1011, "outputs/" + "x" * 1011 + ".json"),
     ],
 )
-def test_the_first_key_is_the_one_that_people_expect(key: str, plain: str) -> None:
+def test_the_first_key_is_the_plain_one(key: str, plain: str) -> None:
     assert result_keys(key, "inputs/", "outputs/")[0] == plain
 
 

@@ -10,7 +10,7 @@ HEX = st.text("0123456789ABCDEF", min_size=1, max_size=20)
 
 
 @given(HEX, HEX)
-def test_sequencers_are_compared_as_fractions_are(one: str, other: str) -> None:
+def test_sequencers_are_compared_like_fractions(one: str, other: str) -> None:
     width = 20
     assert is_newer(one, other) is (int(one.ljust(width, "0"), 16) > int(other.ljust(width, "0"), 16))
     assert is_newer(one.lower(), other) is is_newer(one, other)
@@ -29,20 +29,20 @@ def record(*, name: str = "ObjectCreated:Put", key: Json = "k", source: str = "a
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_a_key_comes_back_as_it_was_uploaded(key: str) -> None:
+def test_a_key_is_decoded_to_what_was_uploaded(key: str) -> None:
     (created,) = parse(json.dumps({"Records": [record(key=quote_plus(key, safe="/"))]}))
     assert created == ObjectCreated(bucket="b", key=key, version_id=None, sequencer="0A", size=1)
 
 
-def test_a_version_is_kept() -> None:
+def test_a_record_has_the_version() -> None:
     (created,) = parse(json.dumps({"Records": [record(versionId="v1")]}))
     assert isinstance(created, ObjectCreated)
     assert created.version_id == "v1"
 
 
-@pytest.mark.parametrize(("said", "size"), [(7, 7), (None, 0), ("7", 0), (1.5, 0), ([], 0)])
-def test_a_size_that_is_none_counts_as_nothing(said: Json, size: int) -> None:
-    (created,) = parse(json.dumps({"Records": [record(size=said)]}))
+@pytest.mark.parametrize(("given", "size"), [(7, 7), (None, 0), ("7", 0), (1.5, 0), ([], 0)])
+def test_a_size_that_is_not_a_whole_number_counts_as_0(given: Json, size: int) -> None:
+    (created,) = parse(json.dumps({"Records": [record(size=given)]}))
     assert isinstance(created, ObjectCreated)
     assert created.size == size
 
@@ -69,7 +69,7 @@ def test_the_test_message_has_no_records() -> None:
         json.dumps({"Records": [record(versionId=7)]}),
     ],
 )
-def test_what_is_not_understood_is_said_to_be(body: Json) -> None:
+def test_a_body_that_is_not_understood_is_an_error(body: Json) -> None:
     (problem,) = parse(body)
     assert isinstance(problem, NotUnderstoodError)
 

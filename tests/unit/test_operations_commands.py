@@ -1,4 +1,4 @@
-"""The operator's commands, as far as they need no AWS."""
+"""The operator's commands, without AWS."""
 
 import io
 import json
@@ -41,23 +41,23 @@ UPLOAD = send.Upload(
 # The deployed pipeline
 
 
-def test_a_pipeline_is_what_the_stacks_export() -> None:
+def test_a_pipeline_consists_of_the_stacks_outputs() -> None:
     assert (PIPELINE.stack, PIPELINE.bucket_name, PIPELINE.function_name) == ("dev", "bucket", "function")
     assert (PIPELINE.main_queue_name, PIPELINE.dead_letter_queue_name) == ("main", "dead")
 
 
 @pytest.mark.parametrize("absent", [None, {}])
-def test_what_is_not_deployed_is_named_with_how_to_deploy_it(absent: dict[str, Any] | None) -> None:
+def test_the_error_names_the_stacks_that_are_not_deployed_and_the_command(absent: dict[str, Any] | None) -> None:
     with pytest.raises(UserError, match=r"no messaging and no compute: deploy it with 'xfarm deploy dev'"):
         deployed("dev", EXPORTS | {"messaging": absent, "compute": absent})
 
 
-def test_an_output_that_an_older_deployment_lacks_is_named() -> None:
+def test_the_error_names_an_output_that_an_older_deployment_lacks() -> None:
     with pytest.raises(UserError, match=r"no log_group_name: deploy it"):
         deployed("dev", EXPORTS | {"compute": {"function_name": "function", "event_source_mapping_id": "id"}})
 
 
-def test_a_deployment_of_version_0_1_0_does_not_say_whom_alarms_are_mailed_to() -> None:
+def test_the_address_for_alarms_is_optional_as_version_0_1_0_does_not_export_it() -> None:
     assert PIPELINE.alarm_email == ""
     messaging = (EXPORTS["messaging"] or {}) | {"alarm_email": "ops@example.org"}
     assert deployed("dev", EXPORTS | {"messaging": messaging}).alarm_email == "ops@example.org"
@@ -66,7 +66,7 @@ def test_a_deployment_of_version_0_1_0_does_not_say_whom_alarms_are_mailed_to() 
 # Files to send
 
 
-def test_a_folder_is_sent_without_its_own_name(tmp_path: Path) -> None:
+def test_the_names_of_a_folders_files_do_not_include_the_folders_own(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "b").touch()
     (tmp_path / "a").touch()
@@ -77,36 +77,36 @@ def test_a_folder_is_sent_without_its_own_name(tmp_path: Path) -> None:
     }
 
 
-def test_nothing_to_send_is_said(tmp_path: Path) -> None:
+def test_an_empty_folder_or_missing_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "emptier").mkdir(parents=True)
-    with pytest.raises(UserError, match="no file in the folder"):
+    with pytest.raises(UserError, match="contains no files"):
         send.find([tmp_path / "empty"])
     with pytest.raises(UserError, match="no file or folder"):
         send.find([tmp_path / "missing"])
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a").touch()
     (tmp_path / "a").touch()
-    with pytest.raises(UserError, match="would both be 'a'"):
+    with pytest.raises(UserError, match="would both be named 'a'"):
         send.find([tmp_path / "deep", tmp_path / "a"])
 
 
-def test_a_name_that_no_key_can_be_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     try:
         (tmp_path / os.fsdecode(b"\xff")).touch()
     except OSError:
-        pytest.skip("this file system takes UTF-8 only")
+        pytest.skip("this file system accepts only UTF-8")
     with pytest.raises(UserError, match="not UTF-8"):
         send.find([tmp_path])
 
 
-# Whose result, whose dead letter
+# Which result and which dead letter belong to an upload
 
 
 @pytest.mark.parametrize(
-    ("document", "whose"),
+    ("document", "belongs"),
     [
         ({"key": UPLOAD.key, "etag": "e1", "version_id": None}, True),
         ({"key": "a b.csv", "etag": "e1", "version_id": None}, False),
@@ -115,8 +115,8 @@ def test_a_name_that_no_key_can_be_is_refused(tmp_path: Path) -> None:
         ({}, False),
     ],
 )
-def test_a_result_is_told_by_key_etag_and_version(document: dict[str, Any], whose: bool) -> None:  # noqa: FBT001
-    assert send.is_of(document, UPLOAD) is whose
+def test_a_result_belongs_to_an_upload_by_key_etag_and_version(document: dict[str, Any], belongs: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    assert send.is_of(document, UPLOAD) is belongs
 
 
 LETTER = dead_letters.DeadLetter(
@@ -125,7 +125,7 @@ LETTER = dead_letters.DeadLetter(
 
 
 @pytest.mark.parametrize(
-    ("letter", "whose"),
+    ("letter", "belongs"),
     [
         (LETTER, True),
         (replace(LETTER, key="inputs/b"), False),
@@ -135,11 +135,11 @@ LETTER = dead_letters.DeadLetter(
         (replace(LETTER, uploaded=None), False),
     ],
 )
-def test_a_dead_letter_is_told_by_etag_version_and_time(
+def test_a_dead_letter_belongs_to_an_upload_by_key_etag_version_and_time(
     letter: dead_letters.DeadLetter,
-    whose: bool,  # noqa: FBT001
+    belongs: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    assert send.is_about(letter, UPLOAD) is whose
+    assert send.is_about(letter, UPLOAD) is belongs
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_a_dead_letter_is_told_by_etag_version_and_time(
         ({"whatever": "another process.py says"}, ""),
     ],
 )
-def test_a_document_is_told_in_brief(document: dict[str, Any], words: str) -> None:
+def test_a_document_is_summarized(document: dict[str, Any], words: str) -> None:
     assert send.in_brief(document) == words
 
 
 # Messages and logs
 
 
-def message(body: str) -> Any:  # noqa: ANN401  the type of a message is boto3's
+def message(body: str) -> Any:  # noqa: ANN401 - a type from boto3's stubs
     return {
         "MessageId": "m",
         "Body": body,
@@ -177,7 +177,7 @@ def message(body: str) -> Any:  # noqa: ANN401  the type of a message is boto3's
     }
 
 
-def test_a_dead_letter_says_what_s3_said() -> None:
+def test_a_dead_letter_has_the_facts_of_s3s_event() -> None:
     record = {
         "eventTime": "2026-01-02T03:04:05.678Z",
         "s3": {"bucket": {"name": "bucket"}, "object": {"key": "inputs/a+b%2B.csv", "eTag": "e1", "versionId": "v1"}},
@@ -204,7 +204,7 @@ JSON = st.recursive(
 )
 
 
-def entity(**facts: Any) -> str:  # noqa: ANN401  any JSON
+def entity(**facts: Any) -> str:  # noqa: ANN401 - any JSON
     record = {"eventTime": "2026-01-02T03:04:05Z", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}, **facts}
     return json.dumps({"Records": [record]})
 
@@ -214,7 +214,7 @@ def entity(**facts: Any) -> str:  # noqa: ANN401  any JSON
 @example(entity(eventTime="yesterday"))
 @example(entity(eventTime=0))
 @example("[" * 100_000)
-def test_any_message_is_a_dead_letter(body: str) -> None:
+def test_any_message_can_be_read_as_a_dead_letter(body: str) -> None:
     letter = dead_letters.read(message(body))
     assert (letter.message_id, letter.sent, letter.receives) == ("m", WRITTEN, 3)
 
@@ -244,22 +244,22 @@ def test_a_failed_attempt_is_read_from_the_log(line: str, failure: dead_letters.
     assert dead_letters.read_log(line) == failure
 
 
-def test_a_time_without_a_zone_is_that_of_s3() -> None:
+def test_an_event_time_without_a_zone_is_utc() -> None:
     letter = dead_letters.read(message(entity(eventTime="2026-01-02T03:04:05")))
     assert letter.uploaded == WRITTEN
 
 
-def test_a_terminal_is_shown_nothing_that_it_would_obey() -> None:
+def test_control_characters_are_escaped_for_the_terminal() -> None:
     assert printable("Łódź \x1b[31m+\r\n") == r"Łódź \x1b[31m+\r\n"
 
 
-def test_what_is_unknown_is_not_nought() -> None:
+def test_an_unknown_number_is_not_shown_as_0() -> None:
     assert status.unknown(None) == "unknown"
     assert status.unknown(0) == "0"
     assert status.unknown(1.5, " s") == "1.5 s"
 
 
-# Redrives by SQS, which the emulator does not have: the requests and answers are checked against boto3's own model
+# Redrives, with a stub that checks requests and responses against boto3's model of SQS
 
 
 @pytest.fixture
@@ -303,9 +303,9 @@ def task(started: int, state: str, moved: int, **more: str) -> dict[str, Any]:
 @pytest.fixture
 def run() -> Callable[[Pipeline], str]:
     def run(pipeline: Pipeline) -> str:
-        said = io.StringIO()
-        redrive.redrive(pipeline, Console(file=said, width=200))
-        return said.getvalue()
+        output = io.StringIO()
+        redrive.redrive(pipeline, Console(file=output, width=200))
+        return output.getvalue()
 
     return run
 
@@ -329,7 +329,7 @@ def test_an_earlier_redrive_is_not_taken_for_this_one(sqs: Stubber, run: Callabl
     assert run(PIPELINE) == "2 moved from dead back to main.\n"
 
 
-def test_a_redrive_that_runs_already_is_followed(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+def test_a_redrive_that_is_already_running_is_followed(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
     expect_counts(sqs, 0)
     expect_tasks(sqs, task(1, "RUNNING", 1))
     expect_tasks(sqs, task(1, "RUNNING", 2))
@@ -343,11 +343,13 @@ def test_a_redrive_that_sqs_stops_is_an_error(sqs: Stubber, run: Callable[[Pipel
     expect_tasks(sqs)
     expect_start(sqs)
     expect_tasks(sqs, task(1, state, 1, FailureReason="AccessDenied"))
-    with pytest.raises(UserError, match=f"is {state} after 1 messages: AccessDenied. The others are where they were"):
+    with pytest.raises(
+        UserError, match=f"is {state} after 1 messages: AccessDenied. The others are still in the dead-letter queue"
+    ):
         run(PIPELINE)
 
 
-def test_a_redrive_that_may_not_be_looked_at_fails(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
+def test_a_redrive_whose_state_may_not_be_read_fails(sqs: Stubber, run: Callable[[Pipeline], str]) -> None:
     expect_counts(sqs, 3)
     sqs.add_client_error("list_message_move_tasks", "AccessDenied")
     with pytest.raises(ClientError, match="AccessDenied"):

@@ -1,4 +1,4 @@
-"""What is shown of an operation, and counted, on events as the engine was recorded to send them."""
+"""What is shown and counted for recorded events of the engine."""
 
 import io
 from collections.abc import Iterable
@@ -59,7 +59,7 @@ DRIFT: Recorded = [
 
 
 def event(kind: str, operation: str, name: str) -> EngineEvent:
-    """An event of the kind, as it is made of what the engine sends."""
+    """Return an event, parsed from JSON as the engine sends it."""
     diffs = ["timeout"] if operation == "update" else None
     urn = f"urn:pulumi:local::beta::{TYPES[name]}::{name}"
     metadata = {"op": operation, "type": TYPES[name], "urn": urn, "provider": "", "diffs": diffs}
@@ -67,21 +67,21 @@ def event(kind: str, operation: str, name: str) -> EngineEvent:
 
 
 def diagnostic(severity: str, message: str) -> EngineEvent:
-    said = {"severity": severity, "message": message, "color": "never", "urn": "urn:pulumi:local::beta::t::role"}
-    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": said})
+    content = {"severity": severity, "message": message, "color": "never", "urn": "urn:pulumi:local::beta::t::role"}
+    return EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": content})
 
 
 def shown(
     operation: Operation, events: Iterable[EngineEvent], report: Report | None = None, *, terminal: bool = False
 ) -> str:
-    """Return what a display writes on events of one stack."""
+    """Return what a display prints for events of one stack."""
     text = io.StringIO()
     with Display(Console(file=text, soft_wrap=True, width=200, force_terminal=terminal), operation) as display:
         display.start("beta")
         for one in events:
             display.event("beta", one)
         if terminal:
-            display._progress.refresh()  # noqa: SLF001  the terminal's picture is drawn ten times a second only
+            display._progress.refresh()  # noqa: SLF001 - rich itself refreshes the bar ten times a second only
         display.finish(report or Report("beta"))
     return text.getvalue()
 
@@ -90,35 +90,48 @@ def lines(operation: Operation, recorded: Recorded) -> list[list[str]]:
     return [line.split() for line in shown(operation, (event(*one) for one in recorded)).splitlines()]
 
 
-def test_where_there_is_no_terminal_each_change_is_a_line_once_it_is_done() -> None:
-    told = lines("deploy", REPLACEMENT)
-    assert [line[:3] for line in told] == [
+def test_without_a_terminal_each_change_is_a_line_once_it_is_done() -> None:
+    printed = lines("deploy", REPLACEMENT)
+    assert [line[:3] for line in printed] == [
         ["±", "beta", "role"],
         ["+", "beta", "policy"],
         ["~", "beta", "function"],
         ["-", "beta", "role"],
     ]
-    assert told[2][4] == "[timeout]"
-    assert all(line[-1] == "s" for line in told)
+    assert printed[2][4] == "[timeout]"
+    assert all(line[-1] == "s" for line in printed)
 
 
-def test_drift_tells_what_is_no_longer_as_it_was() -> None:
+def test_drift_shows_each_resource_that_was_changed() -> None:
     assert [line[:3] for line in lines("drift", DRIFT)] == [["-", "beta", "topic"], ["~", "beta", "function"]]
 
 
-def test_a_terminal_shows_how_many_are_done_of_those_known_and_what_is_waited_for() -> None:
-    begun = list(REPLACEMENT)[:13]
-    picture = shown("deploy", (event(*one) for one in begun), terminal=True)
-    assert "2/4" in picture
-    assert "waiting for policy, function" in picture
+def test_a_terminal_shows_how_many_resources_are_done_and_which_are_in_progress() -> None:
+    started = list(REPLACEMENT)[:13]
+    printed = shown("deploy", (event(*one) for one in started), terminal=True)
+    assert "2/4" in printed
+    assert "waiting for policy, function" in printed
 
 
-def test_the_engine_s_own_words_are_shown_and_none_of_them_is_taken_for_markup() -> None:
-    said = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "chatter")])
-    assert said.split() == ["beta", "role", "creating", "[/red]", "failed"]
+def test_a_failed_resource_is_not_in_progress_and_may_be_refreshed_before_the_next_attempt() -> None:
+    failed = [event(PRE, "create", "role"), event("resOpFailedEvent", "create", "role")]
+    assert "waiting for" not in shown("deploy", failed, terminal=True)
+    again = [
+        (PRE, "refresh", "role"),
+        (OUTPUTS, "refresh", "role"),
+        (PRE, "update", "role"),
+        (OUTPUTS, "update", "role"),
+    ]
+    printed = shown("deploy", [*failed, *(event(*one) for one in again)])
+    assert [line.split()[:3] for line in printed.splitlines()] == [["~", "beta", "role"]]
 
 
-def test_a_failed_stack_is_told_with_its_reason() -> None:
+def test_the_engine_s_errors_are_shown_without_interpreting_markup() -> None:
+    printed = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "ignored")])
+    assert printed.split() == ["beta", "role", "creating", "[/red]", "failed"]
+
+
+def test_a_failed_stack_is_shown_with_its_reason() -> None:
     assert "beta failed: the [/] lock." in shown("deploy", [], Report("beta", "failed", "the [/] lock"))
 
 
@@ -134,15 +147,15 @@ def test_a_replacement_is_counted_once() -> None:
     assert counted(REPLACEMENT) == {"replace": 1, "create": 1, "update": 1, "same": 1}
 
 
-def test_drift_is_counted_by_what_was_found() -> None:
+def test_drift_is_counted_by_the_result_of_the_refresh() -> None:
     assert counted(DRIFT) == {"delete": 1, "same": 1, "update": 1}
 
 
-def test_what_is_left_of_a_replacement_is_counted_as_deleted() -> None:
+def test_deleting_the_rest_of_a_replacement_is_counted_as_a_deletion() -> None:
     assert tally({"role": {"same", "delete-replaced"}, "topic": {"refresh"}}) == {"delete": 1}
 
 
-def test_a_replacement_of_which_only_the_new_one_was_made_is_one() -> None:
+def test_a_replacement_is_counted_without_its_third_step() -> None:
     assert tally({"role": {"create-replacement", "delete-replaced"}}) == {"replace": 1}
 
 
@@ -152,18 +165,18 @@ def table(operation: Operation, *reports: Report) -> str:
     return text.getvalue()
 
 
-def test_the_summary_is_a_row_for_each_stack() -> None:
+def test_the_summary_has_a_row_for_each_stack() -> None:
     done = Report("beta", changes={"create": 1, "replace": 2, "delete": 3, "update": 4, "same": 5}, seconds=61.25)
     rows = table("deploy", done, Report("gamma", "failed"), Report("delta", "left out"), Report("alpha"))
-    header, *told = (line.split() for line in rows.splitlines())
+    header, *printed = (line.split() for line in rows.splitlines())
     assert header == ["stack", "outcome", "created", "updated", "replaced", "deleted", "unchanged", "seconds"]
-    assert told[0] == ["beta", "done", "1", "4", "2", "3", "5", "61.2"]
-    assert told[1] == ["gamma", "failed", "0", "0", "0", "0", "0", "0.0"]
-    assert told[2][:3] == ["delta", "left", "out"]
-    assert told[3][:3] == ["alpha", "no", "change"]
+    assert printed[0] == ["beta", "done", "1", "4", "2", "3", "5", "61.2"]
+    assert printed[1] == ["gamma", "failed", "0", "0", "0", "0", "0", "0.0"]
+    assert printed[2][:3] == ["delta", "left", "out"]
+    assert printed[3][:3] == ["alpha", "no", "change"]
 
 
-def test_a_preview_s_summary_speaks_of_what_would_be() -> None:
+def test_the_headings_of_a_preview_s_summary_are_verbs() -> None:
     assert " ".join(table("preview").split()) == "stack outcome create update replace delete unchanged seconds"
 
 
@@ -186,7 +199,7 @@ LOCKED = (
         ("panic: what is this", "panic: what is this"),
     ],
 )
-def test_what_pulumi_says_becomes_a_sentence(stderr: str, wanted: str) -> None:
-    said = explain(failure(stderr))
-    assert wanted in said
-    assert ("pulumi cancel" in said) is ("locked" in stderr or "409" in stderr)
+def test_an_error_of_pulumi_becomes_a_sentence(stderr: str, wanted: str) -> None:
+    message = explain(failure(stderr))
+    assert wanted in message
+    assert ("pulumi cancel" in message) is ("locked" in stderr or "409" in stderr)

@@ -1,4 +1,4 @@
-"""The order of the stacks, what a part of them is, and what goes on where one fails."""
+"""The order of the projects, and which of them are left out if one fails."""
 
 import re
 import threading
@@ -13,7 +13,7 @@ from xfarm.orchestrator import graph
 DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"], "alone": []}
 
 
-def test_each_comes_after_those_it_needs() -> None:
+def test_each_project_comes_after_those_it_depends_on() -> None:
     order = graph.order(DIAMOND)
     assert sorted(order) == sorted(DIAMOND)
     for project, needs in DIAMOND.items():
@@ -52,7 +52,7 @@ def test_the_real_stacks_are_what_their_folders_say() -> None:
     ]
 
 
-def test_dependents_are_the_arrows_turned_round() -> None:
+def test_dependents_are_the_reversed_dependencies() -> None:
     assert graph.dependents(DIAMOND) == {
         "top": ["left", "right"],
         "left": ["bottom"],
@@ -63,19 +63,19 @@ def test_dependents_are_the_arrows_turned_round() -> None:
     assert graph.dependents(graph.dependents(DIAMOND)) == DIAMOND
 
 
-def test_a_part_needs_nothing_outside_of_it() -> None:
-    assert graph.part(DIAMOND, ["left", "bottom"]) == {"left": [], "bottom": ["left"]}
+def test_a_subgraph_has_no_edge_to_a_project_outside_of_it() -> None:
+    assert graph.subgraph(DIAMOND, ["left", "bottom"]) == {"left": [], "bottom": ["left"]}
 
 
 @pytest.mark.parametrize(
     ("project", "wanted"),
     [("top", {"top", "left", "right", "bottom"}), ("left", {"left", "bottom"}), ("alone", {"alone"})],
 )
-def test_with_a_project_goes_all_that_needs_it(project: str, wanted: set[str]) -> None:
+def test_dependents_include_indirect_ones(project: str, wanted: set[str]) -> None:
     assert graph.with_dependents(DIAMOND, project) == wanted
 
 
-def test_a_walk_goes_everywhere_in_order() -> None:
+def test_a_walk_visits_every_project_in_order() -> None:
     seen: list[str] = []
 
     def action(project: str) -> bool:
@@ -92,7 +92,7 @@ def test_a_walk_goes_everywhere_in_order() -> None:
     ("failing", "left_out"),
     [("top", {"left", "right", "bottom"}), ("left", {"bottom"}), ("alone", set()), ("bottom", set())],
 )
-def test_what_needs_a_failed_one_is_left_out_and_nothing_else(failing: str, left_out: set[str]) -> None:
+def test_only_dependents_of_a_failed_project_are_left_out(failing: str, left_out: set[str]) -> None:
     seen: list[str] = []
 
     def action(project: str) -> bool:
@@ -103,7 +103,7 @@ def test_what_needs_a_failed_one_is_left_out_and_nothing_else(failing: str, left
     assert set(seen) == set(DIAMOND) - left_out
 
 
-def test_what_does_not_need_each_other_goes_side_by_side() -> None:
+def test_independent_projects_run_in_parallel() -> None:
     together = threading.Barrier(2)
 
     def action(project: str) -> bool:
@@ -114,7 +114,7 @@ def test_what_does_not_need_each_other_goes_side_by_side() -> None:
     assert graph.walk(DIAMOND, action) == set()
 
 
-def test_an_error_in_an_action_is_not_lost() -> None:
+def test_an_error_in_an_action_is_raised() -> None:
     def action(project: str) -> bool:
         raise RuntimeError(project)
 
@@ -122,5 +122,5 @@ def test_an_error_in_an_action_is_not_lost() -> None:
         graph.walk({"top": []}, action)
 
 
-def test_a_walk_of_nothing_ends() -> None:
+def test_a_walk_of_an_empty_graph_ends() -> None:
     assert graph.walk({}, lambda _: True) == set()

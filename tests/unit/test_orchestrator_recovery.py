@@ -11,9 +11,11 @@ from typing import Any
 import boto3
 import pytest
 
+from tests.support import stack_program
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator import recovery
+from xfarm.orchestrator.graph import dependencies
 
 HOST = socket.gethostname()
 
@@ -147,6 +149,13 @@ ROLE = "aws:iam/role:Role"
 def test_a_creation_becomes_a_resource_to_look_for(kind: str, inputs: dict[str, str], identity: str) -> None:
     (found,) = settled(("creating", state(kind, "it", **inputs)), resources=[])["resources"]
     assert found == state(kind, "it", **inputs) | {"id": identity, "outputs": {}}
+
+
+@pytest.mark.parametrize("project", dependencies())
+def test_every_type_of_the_stacks_says_what_becomes_of_an_interrupted_creation(project: str) -> None:
+    settings = {"alarmEmail": "ops@example.org", "s3Access": "scoped"}
+    for token in stack_program.run(project, settings, upstream=stack_program.UPSTREAM).types.values():
+        assert token in recovery.INTERRUPTED, f"add a line for {token} to INTERRUPTED in xfarm/orchestrator/recovery.py"
 
 
 @pytest.mark.parametrize("operation", ["updating", "deleting"])

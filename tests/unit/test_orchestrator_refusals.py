@@ -156,7 +156,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 OURS = {"Application": "xfarm-pipeline", "PulumiProject": "compute", "PulumiStack": "local"}
 THEIRS = OURS | {"PulumiStack": "prod"}
 GROUP, ROLE, FUNCTION = "aws:cloudwatch/logGroup:LogGroup", "aws:iam/role:Role", "aws:lambda/function:Function"
-BUCKET = "aws:s3/bucket:Bucket"
+BUCKET, MAPPING = "aws:s3/bucket:Bucket", "aws:lambda/eventSourceMapping:EventSourceMapping"
 EXISTS = {
     GROUP: "ResourceAlreadyExistsException: The specified log group already exists",
     ROLE: "EntityAlreadyExists: Role with name role already exists.",
@@ -228,6 +228,27 @@ def test_what_is_there_is_taken_over_where_it_was_just_made_for_this_stack_or_is
     found = refusals.take_over(deployment, [refusal(kind, name)], datetime.now(UTC) + began)
     assert found == (["it"] if taken else [])
     assert [each["id"] for each in deployment.get("resources", [])] == ([name] if taken else [])
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize(("began", "taken"), [(NOW, True), (LATER, False)])
+def test_a_mapping_which_has_no_tags_is_taken_over_where_it_was_just_made(
+    began: timedelta,
+    taken: bool,  # noqa: FBT001
+) -> None:
+    name = f"mapped-{taken}".lower()
+    make(FUNCTION, name, OURS)
+    sqs, lambdas = boto3.client("sqs"), boto3.client("lambda")
+    url = sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    made = lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName=name)["UUID"]
+    with pytest.raises(lambdas.exceptions.ResourceConflictException) as conflict:
+        lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName=name)
+    inputs = {"eventSourceArn": arn, "functionName": name}
+    refusal = Refused({"urn": urn(MAPPING, "it"), "type": MAPPING, "inputs": inputs}, str(conflict.value))
+    deployment: dict[str, Any] = {}
+    refusals.take_over(deployment, [refusal], datetime.now(UTC) + began)
+    assert [each["id"] for each in deployment.get("resources", [])] == ([made] if taken else [])
 
 
 @pytest.mark.usefixtures("account")

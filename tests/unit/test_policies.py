@@ -1,7 +1,7 @@
-"""Who may do what, by the policies that the stacks' programs write and by IAM's logic.
+"""Who may do what under the policies in the stack programs.
 
-The logic is the emulator's, held to AWS's own examples first. It is not asked which actions exist, nor about the
-managed policies, which AWS writes.
+The emulator's evaluator decides; the first tests check it against examples of AWS. The tests don't check whether an
+action exists, and leave out the managed policies, which AWS writes.
 """
 
 import itertools
@@ -19,15 +19,15 @@ BUCKET = STORAGE["bucket_arn"]
 OTHER_BUCKET = "arn:aws:s3:::xfarm-bucket-02"
 OTHER_ACCOUNT = "210987654321"
 MAIN_QUEUE = "arn:aws:sqs:::xFarmMainQueue"
-"""As the mocks have it, in the stack that makes it."""
+"""The ARN under the mocks, in the stack that declares the queue."""
 
 ROLE = f"arn:aws:sts::{ACCOUNT}:assumed-role/xFarmLambdaRole/xFarmLambdaFunction"
 USER = f"arn:aws:iam::{ACCOUNT}:user/anna"
 NOBODY = "*"
-"""The caller of a request that is not signed."""
+"""The caller of an unsigned request."""
 
 OPERATORS = {"ArnEquals", "Bool", "StringEquals"}
-"""Those that the policies use. The emulator takes a condition that it does not know for one that is not met."""
+"""The operators in the policies. The emulator treats any that it does not support as a condition that is not met."""
 
 QUEUE_ACTIONS = (
     "sqs:AddPermission",
@@ -76,7 +76,7 @@ BUCKET_ACTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request, as IAM sees it."""
+    """A request, as IAM evaluates it."""
 
     action: str
     resource: str = "*"
@@ -98,16 +98,16 @@ class Request:
         )
 
     def by_resource(self, policy: object) -> str:
-        """Return what a resource's policy says to it: Allow, Deny, or ImplicitDeny."""
+        """Return the decision of a resource's policy: Allow, Deny, or ImplicitDeny."""
         return evaluate_resource_policy(json.dumps(policy), self.evaluated(), self.service).decision
 
     def by_identity(self, *policies: object) -> str:
-        """Return what the policies of the caller's role say to it."""
+        """Return the decision of the policies of the caller's role."""
         return evaluate(self.evaluated(), [parse_policy_document(json.dumps(each)) for each in policies]).decision
 
 
 def from_service(service: str, action: str, resource: str, **context: str) -> Request:
-    """Return a request that a service of AWS makes by itself."""
+    """Return a request that an AWS service makes."""
     return Request(action=action, resource=resource, caller=NOBODY, service=service, context=context)
 
 
@@ -150,7 +150,7 @@ def example(effect: str, **rest: object) -> dict[str, Any]:
         ),
     ],
 )
-def test_the_evaluator_knows_iams_rules(statements: list[object], decision: str) -> None:
+def test_the_evaluator_follows_the_rules_of_iam(statements: list[object], decision: str) -> None:
     context = {"aws:SourceAccount": "2", "aws:SourceArn": "arn:aws:s3:::b2"}
     request = Request(action="s3:GetObject", resource="arn:aws:s3:::b/in/a", context=context)
     assert request.by_identity({"Version": "2012-10-17", "Statement": statements}) == decision
@@ -169,7 +169,7 @@ def test_the_evaluator_knows_iams_rules(statements: list[object], decision: str)
         ({"Service": "s3.amazonaws.com"}, NOBODY, "sns.amazonaws.com", "ImplicitDeny"),
     ],
 )
-def test_the_evaluator_tells_principals_apart(
+def test_the_evaluator_distinguishes_principals(
     principal: object, caller: str, service: str | None, decision: str
 ) -> None:
     policy = {"Statement": [example("Allow", Principal=principal)]}
@@ -192,7 +192,7 @@ def programs() -> dict[str, Program]:
 
 @pytest.fixture(scope="module")
 def policies(programs: dict[str, Program]) -> dict[str, Any]:
-    """All policies there are, by the resource that they are written in."""
+    """Return all policies, by the name of their resource."""
     return {
         name: json.loads(resource[key])
         for program in programs.values()
@@ -202,7 +202,7 @@ def policies(programs: dict[str, Program]) -> dict[str, Any]:
     }
 
 
-def test_there_are_no_other_policies_than_those_tested_here(policies: dict[str, Any]) -> None:
+def test_all_policies_are_tested_here(policies: dict[str, Any]) -> None:
     assert policies.keys() == {
         "bucket-policy",
         "main-queue-policy",
@@ -213,7 +213,7 @@ def test_there_are_no_other_policies_than_those_tested_here(policies: dict[str, 
     }
 
 
-def test_every_policy_is_one_that_the_evaluator_understands(policies: dict[str, Any]) -> None:
+def test_the_evaluator_supports_every_policy(policies: dict[str, Any]) -> None:
     for policy in policies.values():
         assert policy["Version"] == "2012-10-17"
         for statement in policy["Statement"]:
@@ -223,7 +223,7 @@ def test_every_policy_is_one_that_the_evaluator_understands(policies: dict[str, 
             assert "${" not in json.dumps(statement)
 
 
-def test_nobody_unknown_may_do_anything(policies: dict[str, Any]) -> None:
+def test_unsigned_requests_may_do_nothing(policies: dict[str, Any]) -> None:
     for policy in policies.values():
         for statement in policy["Statement"]:
             if statement["Effect"] == "Allow":
@@ -271,10 +271,10 @@ def test_this_bucket_of_this_account_may_send(policies: dict[str, Any]) -> None:
     ],
     ids=[
         "another bucket",
-        "a bucket whose name begins alike",
+        "a bucket whose name has the same beginning",
         "another account's bucket of this name",
-        "an account that is not said",
-        "a bucket that is not said",
+        "no account",
+        "no bucket",
         "another queue",
         "SNS",
         "EventBridge",
@@ -282,7 +282,7 @@ def test_this_bucket_of_this_account_may_send(policies: dict[str, Any]) -> None:
         "the function",
     ],
 )
-def test_nobody_else_may_send_by_the_queues_policy(policies: dict[str, Any], request_: Request) -> None:
+def test_the_queues_policy_lets_nobody_else_send(policies: dict[str, Any], request_: Request) -> None:
     assert request_.by_resource(policies["main-queue-policy"]) == "ImplicitDeny"
 
 
@@ -296,7 +296,7 @@ def test_the_bucket_may_do_nothing_but_send(policies: dict[str, Any], action: st
 
 
 def accepts(policy: dict[str, Any], source_queue: str) -> bool:
-    """Tell whether a queue accepts the dead letters of another ("RedriveAllowPolicy" in SetQueueAttributes)."""
+    """Return whether a queue accepts dead letters of another ("RedriveAllowPolicy" in SetQueueAttributes)."""
     match policy:
         case {"redrivePermission": "allowAll"}:
             return True
@@ -325,7 +325,7 @@ def test_dead_letters_come_from_the_main_queue_only(
 
 
 def test_nobody_may_write_into_the_dead_letter_queue(programs: dict[str, Program]) -> None:
-    """Without a policy of its own a queue is its account's, and no service's."""
+    """A queue without a policy accepts messages of its account only, and of no AWS service."""
     written = [
         resource["queueUrl"].rpartition("/")[2]
         for program in programs.values()
@@ -386,7 +386,7 @@ def test_public_access_is_blocked_in_every_way(programs: dict[str, Program]) -> 
         (Request(action="sts:AssumeRole", caller=f"arn:aws:iam::{OTHER_ACCOUNT}:root"), "ImplicitDeny"),
     ],
 )
-def test_only_lambda_may_take_the_role(policies: dict[str, Any], request_: Request, decision: str) -> None:
+def test_only_lambda_may_assume_the_role(policies: dict[str, Any], request_: Request, decision: str) -> None:
     assert request_.by_resource(policies["role"]) == decision
 
 
@@ -408,7 +408,7 @@ MAY_LOG: dict[str, Any] = {
     ("action", "decision"),
     [("logs:CreateLogGroup", "Deny"), ("logs:CreateLogStream", "Allow"), ("logs:PutLogEvents", "Allow")],
 )
-def test_the_function_may_write_its_log_and_make_no_log_group(
+def test_the_function_may_write_its_log_but_not_create_its_log_group(
     policies: dict[str, Any], action: str, decision: str
 ) -> None:
     group = f"arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:/aws/lambda/xFarmLambdaFunction:*"
@@ -417,13 +417,13 @@ def test_the_function_may_write_its_log_and_make_no_log_group(
 
 
 def may(policies: dict[str, Any], action: str, resource: str) -> bool:
-    """Tell whether the function may do something, by all that is written into its role."""
+    """Return whether the inline policies of its role allow the function something."""
     request = Request(action=action, resource=resource, caller=ROLE)
     written = [policies[name] for name in ROLE_POLICIES]
     return request.by_identity(*written) == "Allow"
 
 
-def test_all_policies_are_those_of_the_functions_role(programs: dict[str, Program]) -> None:
+def test_all_policies_belong_to_the_functions_role(programs: dict[str, Program]) -> None:
     compute = programs["compute"]
     attached = {
         name: compute.resources[name]["role"]
@@ -460,12 +460,12 @@ def test_the_function_may_read_its_bucket_and_write_outputs_only(policies: dict[
 
 
 @pytest.mark.parametrize("action", BUCKET_ACTIONS)
-def test_the_function_may_list_its_bucket_and_change_none(policies: dict[str, Any], action: str) -> None:
+def test_the_function_may_list_its_bucket_and_not_change_it(policies: dict[str, Any], action: str) -> None:
     assert may(policies, action, BUCKET) is (action == "s3:ListBucket")
     assert not may(policies, action, OTHER_BUCKET)
 
 
-def test_the_function_may_decrypt_with_the_keys_that_are_named_only() -> None:
+def test_the_function_may_decrypt_with_the_keys_in_the_setting_only() -> None:
     named, other = (f"arn:aws:kms:eu-west-1:{ACCOUNT}:key/{name}" for name in ("1a", "1ab"))
     program = stack_program.run("compute", {"kmsKeyArns": json.dumps([named])}, upstream=UPSTREAM)
     policy = program.document("role-decrypt", "policy")

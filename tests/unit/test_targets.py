@@ -1,4 +1,4 @@
-"""What a command says before it touches anything: unknown stacks, credentials, regions, roles, places of the state."""
+"""Errors before a command changes anything: unknown stacks, credentials, regions, roles, backends."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.support.account import KEYS, PLACE, SECRET, orchestrator
+from tests.support.account import KEYS, REGION_SETTING, SECRET, xfarm
 from tests.support.aws import Aws
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION
@@ -17,38 +17,38 @@ from xfarm.orchestrator import commands
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one sentence that a command ends with, which holds neither a traceback nor a credential."""
+    """Return the error message of a command, and assert that its output has no traceback and no credential."""
     assert done.returncode == 1
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed
     assert SECRET not in printed
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    return sentence
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return message
 
 
 @pytest.mark.parametrize("command", ["deploy", "preview", "destroy", "outputs", "bootstrap"])
-def test_an_unknown_stack_is_told_with_the_known_ones(command: str) -> None:
-    assert "no stack 'prod', only dev, local" in refusal(orchestrator(command, "prod"))
+def test_the_error_for_an_unknown_stack_lists_the_known_ones(command: str) -> None:
+    assert "no stack 'prod', only dev, local" in refusal(xfarm(command, "prod"))
 
 
 def test_without_credentials(aws: Aws) -> None:
-    sentence = refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **PLACE))
+    sentence = refusal(xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, **REGION_SETTING))
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in sentence
 
 
 @pytest.mark.parametrize("present", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_with_half_of_the_credentials(aws: Aws, present: str) -> None:
     half = {present: KEYS[present]}
-    sentence = refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **half, **PLACE))
+    sentence = refusal(xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, **half, **REGION_SETTING))
     assert "no complete AWS credentials" in sentence
 
 
 def test_without_a_region(aws: Aws) -> None:
-    assert "set AWS_REGION" in refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS))
+    assert "set AWS_REGION" in refusal(xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS))
 
 
 def test_with_a_profile_that_is_not_there(aws: Aws) -> None:
-    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_PROFILE="nobody", **PLACE)
+    done = xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_PROFILE="nobody", **REGION_SETTING)
     assert "AWS_PROFILE" in refusal(done)
 
 
@@ -58,46 +58,46 @@ def test_with_a_profile_that_is_not_there(aws: Aws) -> None:
         ("ExpiredToken", "have expired"),
         ("InvalidClientTokenId", "check AWS_ACCESS_KEY_ID"),
         ("SignatureDoesNotMatch", "check AWS_SECRET_ACCESS_KEY"),
-        ("Throttling", "AWS refused GetCallerIdentity: Throttling"),
+        ("Throttling", "AWS refused GetCallerIdentity: test refusal (Throttling)."),
     ],
 )
 def test_with_credentials_that_aws_refuses(aws: Aws, code: str, wanted: str) -> None:
     aws.refusals["GetCallerIdentity"] = code
-    assert wanted in refusal(orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **PLACE))
+    assert wanted in refusal(xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **REGION_SETTING))
 
 
 @pytest.mark.parametrize("role", ["arn:aws:iam::123456789012:role/others", "no-arn"])
 def test_with_a_role_that_may_not_be_assumed(aws: Aws, role: str) -> None:
     aws.refusals["AssumeRole"] = "AccessDenied"
-    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **PLACE)
+    done = xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **REGION_SETTING)
     assert f"the role '{role}' in AWS_ASSUME_ROLE may not be assumed" in refusal(done)
 
 
-def test_expired_credentials_are_told_as_such_even_where_a_role_was_to_be_assumed(aws: Aws) -> None:
+def test_expired_credentials_are_reported_as_such_even_if_a_role_should_be_assumed(aws: Aws) -> None:
     aws.refusals["AssumeRole"] = "ExpiredToken"
     role = "arn:aws:iam::123456789012:role/mine"
-    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **PLACE)
+    done = xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, AWS_ASSUME_ROLE=role, **KEYS, **REGION_SETTING)
     assert "have expired" in refusal(done)
 
 
 def test_with_a_region_that_cannot_be_reached() -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
-    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=nowhere, **KEYS, **PLACE)
+    done = xfarm("preview", "dev", AWS_ENDPOINT_URL=nowhere, **KEYS, **REGION_SETTING)
     assert "check AWS_REGION and your network" in refusal(done)
 
 
 def test_with_a_malformed_region() -> None:
-    assert "AWS_REGION" in refusal(orchestrator("preview", "dev", AWS_REGION="not a region", **KEYS))
+    assert "AWS_REGION" in refusal(xfarm("preview", "dev", AWS_REGION="not a region", **KEYS))
 
 
 def test_without_pulumi(aws: Aws) -> None:
-    done = orchestrator("preview", "dev", AWS_ENDPOINT_URL=aws.url, PATH=os.devnull, **KEYS, **PLACE)
+    done = xfarm("preview", "dev", AWS_ENDPOINT_URL=aws.url, PATH=os.devnull, **KEYS, **REGION_SETTING)
     assert "the Pulumi CLI is not on your PATH" in refusal(done)
 
 
 @pytest.fixture
 def pulumi_on_path(tmp_path: Path) -> str:
-    """A PATH on which there is a Pulumi that must not be reached."""
+    """Return a PATH with a `pulumi` that must not be called."""
     pulumi = tmp_path / "pulumi"
     pulumi.write_text("#!/bin/sh\nexit 99\n", encoding="utf-8")
     pulumi.chmod(0o700)
@@ -108,41 +108,41 @@ def pulumi_on_path(tmp_path: Path) -> str:
     ("status", "wanted"),
     [("404", "run 'xfarm bootstrap dev' once"), ("403", "belongs to another account than 123456789012")],
 )
-def test_without_a_place_for_the_state(aws: Aws, pulumi_on_path: str, status: str, wanted: str) -> None:
+def test_without_a_state_bucket(aws: Aws, pulumi_on_path: str, status: str, wanted: str) -> None:
     aws.refusals["HEAD"] = status
-    done = orchestrator("deploy", "dev", "--yes", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+    done = xfarm("deploy", "dev", "--yes", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **REGION_SETTING)
     assert wanted in refusal(done)
-    assert aws.asked[-1] == f"HEAD /xfarm-pipeline-state-123456789012-{REGION}"
+    assert aws.requests[-1] == f"HEAD /xfarm-pipeline-state-123456789012-{REGION}"
 
 
-def test_a_bucket_of_another_account_is_never_made_the_state_s(aws: Aws) -> None:
+def test_bootstrap_does_not_use_a_bucket_of_another_account(aws: Aws) -> None:
     aws.refusals["HEAD"] = "403"
-    done = orchestrator("bootstrap", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **PLACE)
+    done = xfarm("bootstrap", "dev", AWS_ENDPOINT_URL=aws.url, **KEYS, **REGION_SETTING)
     assert "belongs to another account" in refusal(done)
-    assert len(aws.asked) == 2
+    assert len(aws.requests) == 2
 
 
 @pytest.mark.parametrize("command", ["deploy", "destroy"])
-def test_an_account_is_not_changed_unasked(aws: Aws, pulumi_on_path: str, command: str) -> None:
-    done = orchestrator(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+def test_an_account_is_not_changed_without_confirmation(aws: Aws, pulumi_on_path: str, command: str) -> None:
+    done = xfarm(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **REGION_SETTING)
     assert f"{command} of 'dev' needs --yes" in refusal(done)
 
 
-def test_whoever_destroys_an_account_s_stacks_is_told_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_the_confirmation_of_destroy_mentions_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[str] = []
 
     def answer(_console: Console, prompt: str) -> str:
-        asked.append(prompt)
+        prompts.append(prompt)
         return "yes"
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(Console, "input", answer)
     with pytest.raises(UserError, match="that was not 'dev', so nothing was done"):
-        commands._confirm("destroy", "dev", Console())  # noqa: SLF001  what asks is not to be had otherwise without a terminal
-    assert asked == ["Type 'dev' to destroy 'dev' and all files in it: "]
+        commands._confirm("destroy", "dev", Console())  # noqa: SLF001 - its callers need a terminal
+    assert prompts == ["Type 'dev' to destroy 'dev' and all files in it: "]
 
 
-def test_an_endpoint_left_over_in_the_environment_is_told(aws: Aws, pulumi_on_path: str) -> None:
-    done = orchestrator("deploy", "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **PLACE)
+def test_an_endpoint_in_the_environment_is_reported(aws: Aws, pulumi_on_path: str) -> None:
+    done = xfarm("deploy", "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **REGION_SETTING)
     assert f"AWS_ENDPOINT_URL is set: this goes to {aws.url}, not to AWS" in done.stderr
     assert "Account 123456789012, region eu-west-1, as arn:aws:iam::123456789012:user/anna." in done.stderr

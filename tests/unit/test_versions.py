@@ -5,11 +5,8 @@ import tomllib
 import pytest
 import yaml
 
-from tests.support import stack_program
-from tests.support.stack_program import UPSTREAM
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
-from xfarm.toolchain.aws_types import RESOURCES, terraform_name
 from xfarm.toolchain.build import ENGINE_VERSION
 
 
@@ -28,10 +25,3 @@ def test_pulumi_has_one_version() -> None:
 @pytest.mark.parametrize("project", dependencies())
 def test_every_project_is_named_as_its_folder(project: str) -> None:
     assert yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["name"] == project
-
-
-@pytest.mark.parametrize("project", dependencies())
-def test_the_registry_built_plugin_knows_every_resource_of_the_stacks(project: str) -> None:
-    for settings in (None, {"alarmEmail": "ops@example.org", "s3Access": "scoped"}):
-        program = stack_program.run(project, settings, upstream=UPSTREAM)
-        assert {terraform_name(token) for token in program.types.values()} <= set(RESOURCES)

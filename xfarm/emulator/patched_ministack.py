@@ -255,6 +255,25 @@ def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *tol
     return _execute_function_dispatch(func, config, *told)
 
 
+_create_esm = lambda_svc._create_esm  # noqa: SLF001
+
+
+def create_esm(data: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Answer CreateEventSourceMapping, which makes no second one for the same queue and function.
+
+    The words are those that aws/chalice #2146 quotes.
+    """
+    source, function = data["EventSourceArn"], data["FunctionName"].rpartition(":")[2]
+    for there in lambda_svc._esms.values():  # noqa: SLF001
+        if (there["EventSourceArn"], there["FunctionName"]) == (source, function):
+            message = (
+                f'An event source mapping with SQS arn (" {source} ") and function (" {function} ") already exists. '
+                f"Please update or delete the existing mapping with UUID {there['UUID']}"
+            )
+            return lambda_svc.error_response_json("ResourceConflictException", message, 409)
+    return _create_esm(data)
+
+
 def _role_id(arn: str) -> str | None:
     role = iam._roles.get(arn.rpartition("/")[2])  # noqa: SLF001
     return role and role["RoleId"]
@@ -337,7 +356,7 @@ if __name__ == "__main__":
     setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010
     setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010
     setattr(lambda_svc, "_execute_function", execute_function)  # noqa: B010
-    for patch in (emit_lambda_logs, create_function, update_config, execute_function_dispatch):
+    for patch in (emit_lambda_logs, create_function, create_esm, update_config, execute_function_dispatch):
         setattr(lambda_svc, f"_{patch.__name__}", patch)
     for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
         setattr(sns, f"_{patch.__name__}", patch)

@@ -1,1 +1,1 @@
-"""What an operator does with deployed stacks: see, send, and put things back."""
+"""The commands of the operator on deployed stacks: send files, show their state, and redrive dead letters."""

@@ -1,4 +1,4 @@
-"""What is in the dead-letter queue, and why."""
+"""The messages in the dead-letter queue, and why they are there."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from xfarm.operations.pipeline import Pipeline
 
 HIDDEN_S: Final = 60
-"""How long, in seconds, the messages stay hidden if this process is killed while it looks at them."""
+"""The visibility timeout of a received message, in seconds, which ends early unless this process is killed."""
 
 WAIT_S: Final = 1
-"""How long, in seconds, a look waits for one more message.
+"""How long, in seconds, a receive waits for a message.
 
-Above 0 it asks all of the queue's servers and not a sample of them ("Amazon SQS short and long polling"): only then
-does an empty answer mean that there is no more.
+Above 0, SQS asks all of its servers and not a sample of them ("Amazon SQS short and long polling"). Only then does an
+empty answer mean that there are no more messages.
 """
 
 BATCH: Final = 10
-"""The most messages that SQS handles in one call ("ReceiveMessage")."""
+"""The most messages in one call to SQS ("ReceiveMessage")."""
 
 NO_ERROR: Final = (
-    "no error logged: the function ran out of memory (compute:memorySize) or crashed while it had the file, or was not "
-    "called with it at all (throttled); see its log"
+    "no error logged: the function ran out of memory (compute:memorySize) or crashed while it processed the file, or "
+    "was never called with it (throttled); see its log"
 )
 
 
@@ -45,14 +45,14 @@ class DeadLetter:
     """A message in the dead-letter queue.
 
     Attributes:
-        message_id: Its id, which it had in the main queue too.
-        sent: When it was put into the main queue.
-        receives: How often it was received, looks such as this one included.
-        bucket: Where the object is, or None where this is no message of S3's.
-        key: The object's key, or None.
-        etag: What the upload's ETag was, without quotes, or None.
-        version_id: The version that was uploaded, or None where the bucket keeps none.
-        uploaded: When S3 took the object, or None.
+        message_id: Its id, the same as in the main queue.
+        sent: When it was sent to the main queue.
+        receives: How often it was received, including by `peek`.
+        bucket: The object's bucket. This and the following are None if the message is not from S3.
+        key: The object's key.
+        etag: The ETag of the upload, without quotes.
+        version_id: The version of the upload, or None if the bucket has no versioning.
+        uploaded: When S3 received the object.
     """
 
     message_id: str
@@ -67,7 +67,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A line of the function's log: one attempt at one object that failed."""
+    """A failed attempt at one object, from the function's log."""
 
     message_id: str
     key: str | None
@@ -75,12 +75,12 @@ class Failure:
 
 
 def peek(pipeline: Pipeline) -> list[DeadLetter]:
-    """Return what is in the dead-letter queue, and leave it there.
+    """Return the messages in the dead-letter queue, and leave them there.
 
-    SQS shows a message only to who receives it. So each is received once, which hides it from others and adds one to
-    its count of receives, and given back as soon as all have been seen: for that long, neither a redrive nor somebody
-    else's look finds it. The count does no harm, as nothing is moved out of a dead-letter queue for being received.
-    Messages that somebody else has received at this moment are not seen.
+    SQS shows a message only to its receiver. So this receives each message once and makes it visible again when all
+    have been read. Until then, neither a redrive nor another reader finds it. Its count of receives grows by one, which
+    does no harm: nothing is moved out of a dead-letter queue because of that count. Messages that somebody else has in
+    flight are missing.
     """
     with _received(pipeline) as messages:
         return [read(message) for message in messages]
@@ -88,7 +88,7 @@ def peek(pipeline: Pipeline) -> list[DeadLetter]:
 
 @contextmanager
 def _received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
-    """Receive all messages there are, and give them back."""
+    """Receive all visible messages, and make them visible again afterwards."""
     sqs, url = boto3.client("sqs"), pipeline.dead_letter_queue_url
     messages: dict[str, MessageTypeDef] = {}
     try:
@@ -100,9 +100,9 @@ def _received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
                 WaitTimeSeconds=WAIT_S,
                 MessageSystemAttributeNames=["SentTimestamp", "ApproximateReceiveCount"],
             ).get("Messages", [])
-            known = len(messages)
+            before = len(messages)
             messages |= {message["MessageId"]: message for message in batch}
-            if len(messages) == known:  # none at all, or so many that the first are visible again
+            if len(messages) == before:  # there are no more, or so many that the first are visible again
                 break
         yield list(messages.values())
     finally:
@@ -118,7 +118,7 @@ def _received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
 
 
 def read(message: MessageTypeDef) -> DeadLetter:
-    """Return what a received message says, whoever wrote it.
+    """Return the dead letter in a received message, whatever its body contains.
 
     Source: Amazon S3 User Guide, "Event message structure".
     """
@@ -145,7 +145,7 @@ def read(message: MessageTypeDef) -> DeadLetter:
 
 
 def failures(pipeline: Pipeline, since: datetime) -> list[Failure]:
-    """Return the failed attempts that the function has logged, the oldest first."""
+    """Return the failed attempts in the function's log, the oldest first."""
     pages = (
         boto3.client("logs")
         .get_paginator("filter_log_events")
@@ -161,7 +161,7 @@ def failures(pipeline: Pipeline, since: datetime) -> list[Failure]:
 
 
 def read_log(line: str) -> Failure | None:
-    """Return the failed attempt that a line of the function's log tells of, if it does."""
+    """Return the failed attempt in a line of the function's log, or None if the line is about something else."""
     try:
         facts = json.loads(line)
     except ValueError:
@@ -177,7 +177,7 @@ def read_log(line: str) -> Failure | None:
 
 
 def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]:
-    """Return the last error of each message, by its id; of one that the function never told of, that."""
+    """Return the last error of each message by its id, or `NO_ERROR` if the function logged none."""
     if not letters:
         return {}
     logged = failures(pipeline, min(letter.sent for letter in letters))
@@ -186,7 +186,7 @@ def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]
 
 
 def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
-    """Show what is in the dead-letter queue, and leave it there (see `peek`)."""
+    """Show the messages in the dead-letter queue, and leave them there (see `peek`)."""
     letters = sorted(peek(pipeline), key=lambda letter: letter.sent)
     errors = last_errors(pipeline, letters)
     if as_json:
@@ -197,7 +197,7 @@ def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
         console.print(f"{pipeline.dead_letter_queue_name} is empty.")
         return
     for letter in letters:
-        where = f"s3://{letter.bucket}/{letter.key}" if letter.key else "no message of S3's"
+        where = f"s3://{letter.bucket}/{letter.key}" if letter.key else "not a message from S3"
         console.print(printable(where), style="bold", markup=False, highlight=False)
         console.print(
             f"  sent {letter.sent:%Y-%m-%d %H:%M:%S} UTC, received {letter.receives} times, "
@@ -206,6 +206,5 @@ def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:
             highlight=False,
         )
     console.print(
-        f"{len(letters)} in {pipeline.dead_letter_queue_name}, and all stay there. "
-        "To look counts as one receive of each."
+        f"{len(letters)} in {pipeline.dead_letter_queue_name}. All stay there; reading them counts as one receive each."
     )

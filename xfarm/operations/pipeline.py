@@ -1,4 +1,4 @@
-"""The deployed pipeline, as its stacks export it."""
+"""The deployed pipeline, from the outputs of its stacks."""
 
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -8,12 +8,12 @@ import boto3
 from xfarm.errors import UserError
 
 Exports = dict[str, dict[str, Any] | None]
-"""What each project's stack exports, see `orchestrator.engine.exports`."""
+"""The outputs of each project's stack, see `orchestrator.engine.exports`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Where the parts of one deployment are; the fields are the outputs of the same names (`shared.outputs`)."""
+    """The parts of one deployment. The fields are the outputs of the same names (`shared.outputs`)."""
 
     stack: str
     bucket_name: str
@@ -27,29 +27,29 @@ class Pipeline:
     event_source_mapping_id: str
     alarm_topic_arn: str
     alarm_email: str = ""
-    """Whom alarms are mailed to; nobody, where a deployment of version 0.1.0 does not say."""
+    """The address that alarms are mailed to. Version 0.1.0 does not export it."""
 
     @property
     def dead_letter_queue_name(self) -> str:
-        """The last part of its ARN."""
+        """The name of the dead-letter queue."""
         return self.dead_letter_queue_arn.rpartition(":")[2]
 
     @property
     def main_queue_name(self) -> str:
-        """The last part of its URL."""
+        """The name of the main queue."""
         return self.main_queue_url.rpartition("/")[2]
 
     @property
     def alarm_topic_name(self) -> str:
-        """The last part of its ARN."""
+        """The name of the topic for alarms."""
         return self.alarm_topic_arn.rpartition(":")[2]
 
 
 def deployed(stack: str, exports: Exports) -> Pipeline:
-    """Return the pipeline that the stacks called ``stack`` make together.
+    """Return the pipeline that consists of the stacks named `stack`.
 
     Raises:
-        UserError: One of them is not deployed, or only in part.
+        UserError: One of them is not deployed, or only partly.
     """
     outputs: dict[str, Any] = {"stack": stack}
     for values in exports.values():
@@ -58,7 +58,7 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
     if missing := [field.name for field in fields(Pipeline) if field.default is MISSING and field.name not in found]:
         absent = [project for project, values in exports.items() if not values]
         raise UserError(
-            f"'{stack}' is not wholly deployed, it has no {' and no '.join(absent or missing)}: "
+            f"'{stack}' is not fully deployed, it has no {' and no '.join(absent or missing)}: "
             f"deploy it with 'xfarm deploy {stack}'."
         )
     return Pipeline(**found)
@@ -66,11 +66,11 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """About how many messages a queue has; SQS brings the numbers up to date within a minute ("GetQueueAttributes").
+    """The approximate numbers of messages in a queue. SQS updates them within a minute ("GetQueueAttributes").
 
     Attributes:
-        waiting: Those that can be received.
-        in_flight: Those that somebody has received, and neither deleted nor given back.
+        waiting: Messages that can be received.
+        in_flight: Messages that have been received, and have neither been deleted nor become visible again.
     """
 
     waiting: int
@@ -78,7 +78,7 @@ class Counts:
 
 
 def counts(queue_url: str) -> Counts:
-    """Return how many messages a queue has, without touching them."""
+    """Return how many messages a queue has, without receiving them."""
     attributes = boto3.client("sqs").get_queue_attributes(
         QueueUrl=queue_url,
         AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
@@ -90,5 +90,5 @@ def counts(queue_url: str) -> Counts:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with escapes in place of what a terminal would obey: anybody may choose a key."""
+    """Return `text` with control characters escaped: anybody can choose a key, and a terminal would obey them."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

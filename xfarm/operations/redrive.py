@@ -1,4 +1,4 @@
-"""Puts what is in the dead-letter queue back into the main queue."""
+"""The redrive: it moves the messages in the dead-letter queue back to the main queue."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
     from xfarm.operations.pipeline import Pipeline
 
-UNDER_WAY: Final = ("RUNNING", "CANCELLING")
+ACTIVE: Final = ("RUNNING", "CANCELLING")
 
 PAUSE_S: Final = 1
-"""Between one look at a task and the next, in seconds. SQS has nothing to wait on."""
+"""The seconds between two requests for the state of a task. SQS offers nothing to wait for."""
 
 
 def redrive(pipeline: Pipeline, console: Console) -> None:
-    """Move all dead letters back, and follow it until it is done.
+    """Move all dead letters back to the main queue, and follow the task until it ends.
 
-    Each begins anew in the main queue: with a new id, and as many attempts as the first time ("Learn how to configure
-    a dead-letter queue redrive in Amazon SQS"). SQS does it by itself, so that interrupting this stops nothing; a
-    redrive that is running already is followed, as a queue has one at a time ("StartMessageMoveTask").
+    In the main queue, each message has a new id and all its attempts again ("Learn how to configure a dead-letter queue
+    redrive in Amazon SQS"). SQS does the work, so interrupting this command stops nothing. If a redrive is running
+    already, follow that one, as a queue can have only one at a time ("StartMessageMoveTask").
 
     Raises:
         UserError: SQS could not move all of them.
     """
     sqs = boto3.client("sqs")
-    there = counts(pipeline.dead_letter_queue_url)
+    dead = counts(pipeline.dead_letter_queue_url)
     latest = _latest(sqs, pipeline)
-    if latest and latest.get("Status") in UNDER_WAY:
+    if latest and latest.get("Status") in ACTIVE:
         console.print("A redrive is running already.")
-    elif not there.waiting:
-        hidden = f", but {there.in_flight} being looked at: try again in a minute" if there.in_flight else ""
-        console.print(f"Nothing to put back: {pipeline.dead_letter_queue_name} has no message{hidden}.")
+    elif not dead.waiting:
+        hidden = f", but {dead.in_flight} in flight: try again in a minute" if dead.in_flight else ""
+        console.print(f"Nothing to redrive: {pipeline.dead_letter_queue_name} has no messages{hidden}.")
         return
     moved = 0
     with Progress(
@@ -61,36 +61,38 @@ def redrive(pipeline: Pipeline, console: Console) -> None:
 
 
 def _latest(sqs: SQSClient, pipeline: Pipeline) -> ListMessageMoveTasksResultEntryTypeDef | None:
-    """Return the task that was started last."""
+    """Return the task that was started last, or None if there was none."""
     return next(iter(sqs.list_message_move_tasks(SourceArn=pipeline.dead_letter_queue_arn).get("Results", [])), None)
 
 
 def _move(
     sqs: SQSClient, pipeline: Pipeline, latest: ListMessageMoveTasksResultEntryTypeDef | None
 ) -> Iterator[tuple[int, int]]:
-    """Have SQS move the messages; yield how many it has moved, and of how many, until it is done.
+    """Have SQS move the messages; yield the number moved and the total until the task ends.
 
     Args:
         sqs: The client.
-        pipeline: Whose dead letters.
-        latest: The task that was started last. One that is under way is followed, else another one is started.
+        pipeline: The pipeline with the dead letters.
+        latest: The task that was started last. If it is still active, follow it; otherwise start another one.
 
     Raises:
-        UserError: SQS stopped before all were moved.
+        UserError: The task ended before all messages were moved.
     """
-    over = None
-    if not latest or latest.get("Status") not in UNDER_WAY:
-        over = latest and latest.get("StartedTimestamp")
-        # Without a destination each message goes where it came from.
+    ended = None
+    if not latest or latest.get("Status") not in ACTIVE:
+        ended = latest and latest.get("StartedTimestamp")
+        # Without a destination, SQS moves each message to the queue that it came from.
         sqs.start_message_move_task(SourceArn=pipeline.dead_letter_queue_arn)
     while True:
         task = _latest(sqs, pipeline)
-        if task and task.get("StartedTimestamp") != over:
+        if task and task.get("StartedTimestamp") != ended:
             moved = task.get("ApproximateNumberOfMessagesMoved", 0)
             yield moved, task.get("ApproximateNumberOfMessagesToMove", 0)
-            if (status := task.get("Status")) not in UNDER_WAY:
+            if (status := task.get("Status")) not in ACTIVE:
                 break
         time.sleep(PAUSE_S)
     if status != "COMPLETED":
         reason = f": {task['FailureReason']}" if "FailureReason" in task else ""
-        raise UserError(f"the redrive is {status} after {moved} messages{reason}. The others are where they were.")
+        raise UserError(
+            f"the redrive is {status} after {moved} messages{reason}. The others are still in the dead-letter queue."
+        )

@@ -1,4 +1,4 @@
-"""Sends files, and follows each to its result or to the dead-letter queue."""
+"""Sending files, and following each to its result or to the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 2.0
-"""Between one look and the next, in seconds. S3 has nothing to wait on; the pause doubles while nothing happens."""
+"""The longest pause between two looks for results, in seconds. It doubles from the first while nothing arrives."""
 
-SIDE_BY_SIDE: Final = 8
-"""Files that are uploaded, or looked for, at the same time. Large ones are besides sent in parts side by side."""
+THREADS: Final = 8
+"""The number of files that are uploaded, or looked for, at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A file that is in the bucket.
+    """A file that has been uploaded.
 
     Attributes:
         name: Its key without the input prefix.
         key: Its key.
         etag: Its ETag, without quotes.
-        version_id: Its version, or None where the bucket keeps none.
-        written: When S3 took it, by S3's own clock.
-        earlier: The ETags of the results that were there before.
+        version_id: Its version, or None if the bucket has no versioning.
+        written: When S3 received it, by the clock of S3.
+        earlier: The ETags of the results that were there before the upload.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Upload:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """Where an upload ended: at a result, or, without one, in the dead-letter queue.
+    """The end of an upload: a result, or the dead-letter queue.
 
     Attributes:
         upload: The upload.
         result: The key of its result.
-        document: Its result, or None where it is in the dead-letter queue.
-        error: Why it is there.
+        document: Its result, or None if it is in the dead-letter queue.
+        error: Why it is in the dead-letter queue.
     """
 
     upload: Upload
@@ -81,26 +81,28 @@ class Arrival:
 
 
 def find(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return the files to send, each under its name in the bucket: of a folder's files the path inside the folder.
+    """Return the files to send by their names in the bucket. A file in a folder is named by its path in that folder.
 
     Raises:
-        UserError: There is nothing to send, or two files would have the same name.
+        UserError: There is nothing to send, a name is not UTF-8, or two files have the same name.
     """
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
             found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
             if not found:
-                raise UserError(f"there is no file in the folder '{path}'.")
+                raise UserError(f"the folder '{path}' contains no files.")
         elif path.is_file():
             found = {path.name: path}
         else:
             raise UserError(f"there is no file or folder '{path}'.")
         for name, file in found.items():
             if not _is_text(name):
-                raise UserError(f"{str(file)!r} has a name that is not UTF-8: give it another one.")
+                raise UserError(f"{str(file)!r} has a name that is not UTF-8: rename it.")
             if name in files:
-                raise UserError(f"'{files[name]}' and '{file}' would both be '{name}': send them one after the other.")
+                raise UserError(
+                    f"'{files[name]}' and '{file}' would both be named '{name}': send them one after the other."
+                )
             files[name] = file
     return files
 
@@ -125,24 +127,24 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
 
     def advance(sent: int) -> None:
         if stopping.is_set():
-            raise RuntimeError  # an OSError would be tried again
+            raise RuntimeError  # boto3 would retry after an OSError
         progress.advance(task, sent)
 
-    with progress, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    with progress, ThreadPoolExecutor(THREADS) as pool:
         try:
             task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
             running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
             return [each.result() for each in running]
         except OSError as error:
             raise UserError(f"'{error.filename}' can't be read: {error.strerror}.") from error
-        finally:  # where one failed, or the user has had enough, the others are not begun or not ended
+        finally:  # after an error or Ctrl-C, stop the other uploads
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Callable[[int], None]) -> Upload:
     key = pipeline.input_prefix + name
-    there_before = [head(s3, pipeline.bucket_name, place) for place in places(pipeline, key)]
+    earlier = [head(s3, pipeline.bucket_name, place) for place in places(pipeline, key)]
     content_type = mimetypes.guess_type(name)[0]
     s3.upload_file(
         str(file),
@@ -151,19 +153,19 @@ def _upload(s3: S3Client, pipeline: Pipeline, name: str, file: Path, advance: Ca
         ExtraArgs={"ContentType": content_type} if content_type else {},
         Callback=advance,
     )
-    there = s3.head_object(Bucket=pipeline.bucket_name, Key=key)
+    uploaded = s3.head_object(Bucket=pipeline.bucket_name, Key=key)
     return Upload(
         name=name,
         key=key,
-        etag=there["ETag"].strip('"'),
-        version_id=there.get("VersionId"),
-        written=there["LastModified"],
-        earlier=frozenset(each["ETag"] for each in there_before if each),
+        etag=uploaded["ETag"].strip('"'),
+        version_id=uploaded.get("VersionId"),
+        written=uploaded["LastModified"],
+        earlier=frozenset(each["ETag"] for each in earlier if each),
     )
 
 
 def follow(pipeline: Pipeline, uploads: Iterable[Upload], timeout: float) -> Iterator[Arrival]:
-    """Yield where each upload ended, as soon as it is known, for no longer than ``timeout`` seconds."""
+    """Yield the arrival of each upload as soon as there is one, for at most `timeout` seconds."""
     waiting = list(uploads)
     tracker = UploadTracker(pipeline)
     deadline = time.monotonic() + timeout
@@ -180,12 +182,11 @@ def follow(pipeline: Pipeline, uploads: Iterable[Upload], timeout: float) -> Ite
 
 
 class UploadTracker:
-    """Looks, as often as it is asked, which uploads have ended.
+    """A tracker of uploads: each call of `look` returns those that have ended.
 
-    A result is that of the upload if it tells of the same ETag and version, and is not the one that was there before;
-    a dead letter is if it was written for the same ETag and version, and not before the upload. The dead-letter queue
-    is looked into (see `operations.dead_letters.peek`) only where the number of its messages, which can be had without
-    touching them, is not that of the last look.
+    A result belongs to an upload if it has the same ETag and version and was not there before. A dead letter belongs to
+    it if it has the same ETag and version and is not older than the upload. The tracker reads the dead-letter queue
+    (see `operations.dead_letters.peek`) only when the number of its messages has changed since the last look.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -194,8 +195,8 @@ class UploadTracker:
         self._seen = 0
 
     def look(self, waiting: list[Upload]) -> list[Arrival]:
-        """Return those of the uploads ``waiting`` that have ended, and where."""
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        """Return an arrival for each of the uploads `waiting` that has ended."""
+        with ThreadPoolExecutor(THREADS) as pool:
             arrivals = list(filter(None, pool.map(partial(_result, self._s3, self._pipeline), waiting)))
         waiting = _without(waiting, arrivals)
         if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
@@ -217,7 +218,7 @@ def _dead(pipeline: Pipeline, waiting: list[Upload], letters: list[DeadLetter]) 
 
 
 def is_about(letter: DeadLetter, upload: Upload) -> bool:
-    """Tell whether a dead letter is that of an upload, and not that of an earlier one of the same contents."""
+    """Return whether a dead letter belongs to an upload, and not to an earlier one of the same contents."""
     return (
         (letter.key, letter.etag, letter.version_id) == (upload.key, upload.etag, upload.version_id)
         and letter.uploaded is not None
@@ -226,16 +227,16 @@ def is_about(letter: DeadLetter, upload: Upload) -> bool:
 
 
 def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> Arrival | None:
-    """Return the result of this very upload, if it is there."""
+    """Return the arrival of an upload if its result is there."""
     for place in places(pipeline, upload.key):
         try:
-            there = s3.get_object(Bucket=pipeline.bucket_name, Key=place)
+            result = s3.get_object(Bucket=pipeline.bucket_name, Key=place)
         except ClientError as error:
-            if is_missing(error):  # and then it is not at the next place either
+            if is_missing(error):  # the function does not use the next key before this one
                 return None
             raise
-        with closing(there["Body"]) as body:
-            if there["ETag"] in upload.earlier:
+        with closing(result["Body"]) as body:
+            if result["ETag"] in upload.earlier:
                 continue
             document = json.load(body)
         if is_of(document, upload):
@@ -244,18 +245,18 @@ def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> Arrival | None:
 
 
 def is_of(document: dict[str, Any], upload: Upload) -> bool:
-    """Tell whether a result document tells of what was uploaded."""
-    told = document.get("key"), document.get("etag"), document.get("version_id")
-    return told == (upload.key, upload.etag, upload.version_id)
+    """Return whether a result document is about an upload."""
+    source = document.get("key"), document.get("etag"), document.get("version_id")
+    return source == (upload.key, upload.etag, upload.version_id)
 
 
 def places(pipeline: Pipeline, key: str) -> list[str]:
-    """Return the keys that the result of the file ``key`` may have, the usual one first."""
+    """Return the keys that the result of the file `key` can have, the usual one first."""
     return result_keys(key, pipeline.input_prefix, pipeline.output_prefix)
 
 
 def in_brief(document: dict[str, Any]) -> str:
-    """Return what a result document says, in a few words."""
+    """Return a summary of a result document."""
     words = [filesize.decimal(document["size"])] if "size" in document else []
     if document.get("rows") is not None:
         words.append(f"{document['rows']:,} row{'' if document['rows'] == 1 else 's'}")
@@ -271,11 +272,10 @@ def in_brief(document: dict[str, Any]) -> str:
 
 
 def one_retry(pipeline: Pipeline) -> float:
-    """Return how long a file takes at most, in seconds, that fails at once and is done the second time.
+    """Return the longest time, in seconds, in which a file fails once and has a result after the second attempt.
 
-    A message that fails is seen again after the queue's visibility timeout, and the function then has its own timeout.
-    To see a file into the dead-letter queue takes the former times the receives, half an hour as the stacks come: too
-    long to sit and wait.
+    This is the queue's visibility timeout, after which a failed message is received again, and the function's timeout.
+    It is not enough to see a file fail for good: with the default settings that takes half an hour.
     """
     attributes = boto3.client("sqs").get_queue_attributes(
         QueueUrl=pipeline.main_queue_url, AttributeNames=["VisibilityTimeout"]
@@ -285,16 +285,16 @@ def one_retry(pipeline: Pipeline) -> float:
 
 
 def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout: float | None = None) -> None:
-    """Upload files, and follow each of them; with no time to follow them, upload them only.
+    """Upload files, and follow each until it has a result or is in the dead-letter queue.
 
     Args:
-        pipeline: Where to.
+        pipeline: The pipeline to send them to.
         paths: Files, and folders of files.
-        console: Where it is shown.
-        timeout: How long to follow them, in seconds; as long as `one_retry` says, if not given.
+        console: The console to print to.
+        timeout: How long to follow the files, in seconds; 0 to only upload them, None for the time of `one_retry`.
 
     Raises:
-        UserError: A file can't be sent, or is in the dead-letter queue, or is not yet done after that time.
+        UserError: A file can't be sent, is in the dead-letter queue, or has no result after that time.
     """
     uploads = upload(pipeline, find(paths), console)
     timeout = one_retry(pipeline) if timeout is None else timeout
@@ -316,32 +316,32 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
                 _line(console, arrival.upload.name, arrival.result, in_brief(arrival.document))
     if waiting:
         _explain_waiting(pipeline, waiting, console)
-    complaints = []
+    problems = []
     if dead:
-        complaints.append(
-            f"{dead} of {len(uploads)} ended in the dead-letter queue: mend the cause, "
+        problems.append(
+            f"{dead} of {len(uploads)} ended in the dead-letter queue: fix the cause, "
             f"then put them back with 'xfarm redrive {pipeline.stack}'."
         )
     if waiting:
-        complaints.append(
+        problems.append(
             f"{len(waiting)} of {len(uploads)} had no result after {timeout:g} s. Nothing is lost: each is tried "
             f"until it has a result or is in the dead-letter queue, see 'xfarm status {pipeline.stack}'."
         )
-    if complaints:
-        raise UserError(" ".join(complaints))
+    if problems:
+        raise UserError(" ".join(problems))
 
 
 def _explain_waiting(pipeline: Pipeline, waiting: dict[str, Upload], console: Console) -> None:
-    """Say of each upload that has no result what can be said of it."""
+    """Print why each of the uploads `waiting` has no result, as far as that can be found out."""
     s3 = _s3()
     since = min(upload.written for upload in waiting.values())
     errors = {failure.key: failure.error for failure in failures(pipeline, since)}
     for key, upload in waiting.items():
         now = head(s3, pipeline.bucket_name, key)
         if now is None or (now["ETag"].strip('"'), now.get("VersionId")) != (upload.etag, upload.version_id):
-            _line(console, upload.name, "nowhere", "it was deleted, or replaced by a newer upload")
+            _line(console, upload.name, "no result", "it was deleted, or replaced by a newer upload")
         else:
-            _line(console, upload.name, "on its way", errors.get(key, ""))
+            _line(console, upload.name, "no result yet", errors.get(key, ""))
 
 
 def _line(console: Console, name: str, where: str, what: str = "") -> None:
@@ -358,7 +358,7 @@ def _is_text(name: str) -> bool:
 
 
 def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
-    """Return what S3 says of an object, or nothing where there is none."""
+    """Return the metadata of an object, or None if it does not exist."""
     try:
         return s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -368,12 +368,13 @@ def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
 
 
 def is_missing(error: ClientError) -> bool:
-    """Tell whether S3 says that there is no such object.
+    """Return whether S3's error means that the object does not exist.
 
-    The answer to a HEAD has no body that names the error, and a control character in a key makes one unreadable.
+    The code is 404 for a HEAD request, whose response has no body with the error's name, and for a key with control
+    characters, which make the body unreadable.
     """
     return error.response.get("Error", {}).get("Code") in {"404", "NoSuchKey"}
 
 
 def _s3() -> S3Client:
-    return boto3.client("s3", config=Config(max_pool_connections=4 * SIDE_BY_SIDE))
+    return boto3.client("s3", config=Config(max_pool_connections=4 * THREADS))

@@ -1,4 +1,4 @@
-"""Says how a deployment is doing."""
+"""The state of a deployment: its stacks, queues, function and alarms."""
 
 from __future__ import annotations
 
@@ -21,34 +21,36 @@ if TYPE_CHECKING:
     from xfarm.operations.pipeline import Pipeline
 
 PERIOD: Final = timedelta(hours=1)
-"""How far back errors are counted."""
+"""The period in which errors are counted, up to now."""
 
 FRESH: Final = timedelta(minutes=15)
-"""How old the newest datum of a metric may be to tell of now.
+"""The age up to which a metric's newest value counts as the present one.
 
-SQS sends its metrics every minute, and for a queue that was idle for six hours begins again with a delay of up to 15
+SQS sends its metrics every minute. For a queue that was idle for six hours, it starts again with a delay of up to 15
 minutes ("Monitoring Amazon SQS queues using CloudWatch").
 """
 
-
 LOW_CONCURRENCY: Final = 100
-"""Below so many concurrent executions `show` says so. The quota is 1,000, but new accounts have less, some of them 10
-("Lambda quotas"; terraform-aws-next-js #251, fhir-works-on-aws-deployment #691)."""
+"""The number of concurrent executions below which `show` says what to do.
+
+The quota is 1,000, but new accounts have less, some of them 10 ("Lambda quotas"; terraform-aws-next-js #251,
+fhir-works-on-aws-deployment #691).
+"""
 
 Subscription = Literal["confirmed", "pending", "gone"]
-"""How a subscription by e-mail is: it is pending until somebody confirms it.
+"""The state of an e-mail subscription. It is pending until somebody confirms it.
 
-SNS deletes it after 48 hours in which nobody does ("Amazon SNS now supports faster automatic deletion of unconfirmed
-subscriptions"), and Pulumi knows nothing of that until it looks.
+SNS deletes it if nobody does within 48 hours ("Amazon SNS now supports faster automatic deletion of unconfirmed
+subscriptions"), and Pulumi's state does not show that until a refresh.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackState:
-    """What Pulumi's state says of one project's stack.
+    """The state of one project's stack, according to Pulumi.
 
     Attributes:
-        resources: How many it has; 0 where it is not deployed.
+        resources: The number of its resources; 0 if it is not deployed.
         updated: When it was last deployed or destroyed, or None if it never was.
     """
 
@@ -58,19 +60,19 @@ class StackState:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How a deployed pipeline is doing. None is what nobody has measured, which need not be 0.
+    """The health of a deployed pipeline. A metric without values is None, which need not mean 0.
 
     Attributes:
-        main_queue: What the main queue holds.
-        dead_letter_queue: What the dead-letter queue holds.
-        oldest_message_s: How long the oldest message has been in the main queue, in seconds.
-        event_source_mapping: The state of what feeds the function: "Enabled", or why nothing is processed.
-        failed_attempts: How often the function failed at a file in the last hour, by its own log.
-        errors: Its invocations that ended in an error as a whole in the last hour: the function crashed, or ran out
-            of time or memory. Where it merely failed at a file, Lambda counts no error.
-        throttles: Invocations that Lambda refused in the last hour, as too many ran already.
-        concurrency: How many invocations of all its functions the account may run at the same time in this region.
-        alarm_email: Whether the address that alarms are mailed to has confirmed it; None where there is no address.
+        main_queue: The number of messages in the main queue.
+        dead_letter_queue: The number of messages in the dead-letter queue.
+        oldest_message_s: The age of the oldest message in the main queue, in seconds.
+        event_source_mapping: Its state: "Enabled", or why nothing is processed.
+        failed_attempts: Failed attempts at a file in the last hour, from the function's log.
+        errors: Invocations in the last hour that failed as a whole: the function crashed, or ran out of time or memory.
+            An attempt at a file that fails is not an error to Lambda.
+        throttles: Invocations in the last hour that Lambda refused because too many were running.
+        concurrency: The account's limit of concurrent invocations in this region, for all its functions together.
+        alarm_email: The state of the subscription that alarms are mailed to, or None if no address is set.
     """
 
     main_queue: Counts
@@ -85,10 +87,10 @@ class Health:
 
 
 def stack_states(stack: str) -> dict[str, StackState]:
-    """Return what Pulumi's state says of each project's stack of this name.
+    """Return the state of each project's stack of this name, by project.
 
     Raises:
-        UserError: The state can't be reached.
+        UserError: Pulumi's state can't be reached.
     """
 
     def state(listed: list[dict[str, Any]]) -> StackState:
@@ -101,7 +103,7 @@ def stack_states(stack: str) -> dict[str, StackState]:
 
 
 def health(pipeline: Pipeline) -> Health:
-    """Ask AWS how a pipeline is doing, without touching its messages."""
+    """Return the health of a pipeline, without receiving any of its messages."""
     functions = boto3.client("lambda")
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
@@ -125,13 +127,13 @@ def _subscription(pipeline: Pipeline) -> Subscription:
     for each in (subscription for page in pages for subscription in page["Subscriptions"]):
         if (each.get("Protocol"), each.get("Endpoint")) == ("email", pipeline.alarm_email):
             arn = each.get("SubscriptionArn", "")
-            # In place of an ARN: "PendingConfirmation", or for some days "Deleted".
+            # Instead of an ARN, SNS returns "PendingConfirmation", or for some days "Deleted".
             return "confirmed" if arn.startswith("arn:") else "pending" if arn == "PendingConfirmation" else "gone"
     return "gone"
 
 
 Series = list[tuple[datetime, float]]
-"""The values of a metric, each with its time, in whatever order."""
+"""The values of a metric with their times, in any order."""
 
 
 def _metrics(pipeline: Pipeline, now: datetime) -> dict[str, Series]:
@@ -175,14 +177,14 @@ def _sum(series: Series) -> int | None:
 def show(
     stack: str, stacks: dict[str, StackState], pipeline: Pipeline | None, console: Console, *, as_json: bool
 ) -> None:
-    """Show what is deployed, and how it is doing where all of it is.
+    """Show what is deployed, and its health if all stacks are.
 
     Args:
         stack: The name of the stacks.
-        stacks: Each project's stack.
-        pipeline: The pipeline they make, if they do.
-        console: Where it is shown.
-        as_json: Whether for a program to read.
+        stacks: The state of each project's stack.
+        pipeline: The pipeline, if all stacks are deployed.
+        console: The console to print to.
+        as_json: Whether to print JSON instead.
     """
     state = health(pipeline) if pipeline else None
     if as_json:
@@ -198,7 +200,7 @@ def show(
         console.print()
         console.print(_health_table(pipeline, state))
     else:
-        console.print(f"'{stack}' is not wholly deployed: deploy it with 'xfarm deploy {stack}'.")
+        console.print(f"'{stack}' is not fully deployed: deploy it with 'xfarm deploy {stack}'.")
 
 
 def _stacks_table(stacks: dict[str, StackState]) -> Table:
@@ -213,7 +215,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
     rows = {
         pipeline.main_queue_name: f"{state.main_queue.waiting} waiting, {state.main_queue.in_flight} in flight",
         "  oldest message": unknown(state.oldest_message_s, " s"),
-        pipeline.dead_letter_queue_name: f"{dead.waiting} dead letters, {dead.in_flight} being looked at",
+        pipeline.dead_letter_queue_name: f"{dead.waiting} dead letters, {dead.in_flight} in flight",
         pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
         "  failed attempts": f"{state.failed_attempts} in the last hour",
         "  errors": f"{unknown(state.errors)} in the last hour",
@@ -221,16 +223,16 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
     }
     if state.concurrency < LOW_CONCURRENCY:
         rows["  concurrency"] = (
-            f"the account may run {state.concurrency} invocations at a time, all its functions together: set "
+            f"the account may run {state.concurrency} invocations at a time, for all its functions together: set "
             f'compute:maximumConcurrency to {state.concurrency} at most, and raise the quota "Concurrent executions" '
             f"of AWS Lambda in Service Quotas"
         )
     if state.alarm_email:
         rows[pipeline.alarm_topic_name] = {
             "confirmed": f"mails alarms to {pipeline.alarm_email}",
-            "pending": f"mails nothing yet: {pipeline.alarm_email} has to follow the link in AWS's mail, "
+            "pending": f"mails nothing yet: {pipeline.alarm_email} must follow the link in AWS's mail "
             "within 48 hours of the deployment",
-            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed it, or has ended it. "
+            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed the subscription, or has ended it. "
             f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
         }[state.alarm_email]
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -240,5 +242,5 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
 
 
 def unknown(value: float | None, unit: str = "") -> str:
-    """Return a number with its unit, or "unknown" where there is none."""
+    """Return a number with its unit, or "unknown" if there is none."""
     return "unknown" if value is None else f"{value:g}{unit}"

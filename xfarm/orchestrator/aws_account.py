@@ -1,4 +1,4 @@
-"""Whose account, region and role a command works with, found out before anything is changed."""
+"""Finds the AWS account, region and role of a command before it changes anything."""
 
 import contextlib
 import getpass
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore import exceptions
 
-from xfarm.aws_errors import without_credentials
+from xfarm.aws_errors import explain
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,20 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """An AWS account, as it answers to the credentials at hand."""
+    """The AWS account that the user's credentials belong to."""
 
     number: str
     region: str
     identity: str
     """The ARN of the user or assumed role."""
     session: boto3.Session
-    """What boto3 reaches the account with."""
+    """The session for boto3's clients."""
     environment: dict[str, str]
-    """The environment with which Pulumi and its plugins reach it."""
+    """The environment for Pulumi and its plugins."""
 
 
-def identify(say: Callable[[str], None]) -> Account:
-    """Find the account by the usual chain of credentials, assuming the role in ``AWS_ASSUME_ROLE`` where it is set.
+def identify(notify: Callable[[str], None]) -> Account:
+    """Return the account of the credentials that boto3 finds, or of the role in `AWS_ASSUME_ROLE` if that is set.
+
+    Args:
+        notify: Called with each message for the user.
 
     Raises:
         UserError: Credentials or a region are missing, wrong or expired, or the role may not be assumed.
@@ -44,15 +47,15 @@ def identify(say: Callable[[str], None]) -> Account:
     environment = dict(os.environ)
     _require_clean({name: environment.get(name) for name in _VARIABLES})
     if endpoint := environment.get("AWS_ENDPOINT_URL"):
-        say(f"AWS_ENDPOINT_URL is set: this goes to {endpoint}, not to AWS. Unset it to reach your account.")
-    with explained():
-        # boto3 knows only AWS_DEFAULT_REGION, where Pulumi's plugins, like the other SDKs, know AWS_REGION.
+        notify(f"AWS_ENDPOINT_URL is set: this goes to {endpoint}, not to AWS. Unset it to reach your account.")
+    with aws_errors_as_user_errors():
+        # boto3 reads only AWS_DEFAULT_REGION; Pulumi's plugins and the other SDKs read AWS_REGION.
         session = boto3.Session(region_name=environment.get("AWS_REGION"))
         region = session.region_name
         if region is None:
             raise UserError("no AWS region is set: set AWS_REGION, for example to eu-west-1.")
         if not re.fullmatch(r"[a-z]+(-[a-z]+)+-\d+", region):
-            raise UserError("AWS_REGION, or your profile's region, names no region: set it, for example to eu-west-1.")
+            raise UserError("AWS_REGION, or the region of your profile, is not a region: set it, e.g. to eu-west-1.")
         environment["AWS_REGION"] = environment["AWS_DEFAULT_REGION"] = region
         _require_clean_credentials(session)
         if role := environment.pop("AWS_ASSUME_ROLE", ""):
@@ -66,21 +69,21 @@ def identify(say: Callable[[str], None]) -> Account:
             environment["AWS_ACCESS_KEY_ID"] = credentials["AccessKeyId"]
             environment["AWS_SECRET_ACCESS_KEY"] = credentials["SecretAccessKey"]
             environment["AWS_SESSION_TOKEN"] = credentials["SessionToken"]
-            # A profile would come before these.
+            # A profile would have precedence over these.
             environment.pop("AWS_PROFILE", None)
         caller = session.client("sts").get_caller_identity()
     return Account(caller["Account"], region, caller["Arn"], session, environment)
 
 
 def require_pulumi(environment: dict[str, str]) -> None:
-    """Make sure that Pulumi is at hand, and runs the programs with the Python that runs this.
+    """Check that the Pulumi CLI is on PATH, and let it run the stacks' programs with the current Python.
 
     Raises:
-        UserError: The Pulumi CLI is not on the PATH.
+        UserError: The Pulumi CLI is not on PATH.
     """
     if shutil.which("pulumi", path=environment.get("PATH")) is None:
         raise UserError(
-            "the Pulumi CLI is not on your PATH: install it as 'Download & install Pulumi' in its docs says."
+            "the Pulumi CLI is not on your PATH: install it, see 'Download & install Pulumi' in Pulumi's documentation."
         )
     environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
 
@@ -98,37 +101,37 @@ _VARIABLES: Final = (
 
 
 def _require_clean(values: Mapping[str, str | None]) -> None:
-    """Make sure that none of ``values`` holds what would end a line of HTTP, or what comes along when text is copied.
+    """Check that no value contains a line break, or another character that often comes with copied text.
 
-    Python's HTTP client prints a header that it refuses to send, and AWS one that it can't read: credentials and all.
+    If a header is malformed, Python's HTTP client and AWS quote it in their error messages, with the credentials in it.
 
     Args:
-        values: The values by what people know them by. They are not printed.
+        values: The values, which are not printed, by a name for the user.
 
     Raises:
-        UserError: One does.
+        UserError: A value contains such a character.
     """
     for name, value in values.items():
-        # A profile's name may hold blanks, and letters of any alphabet.
+        # A profile's name may contain spaces, and letters of any alphabet.
         odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]", value or "")
         if odd:
-            what = {"\r": "a line break", "\n": "a line break", "\t": "a tab", " ": "a blank"}
+            what = {"\r": "a line break", "\n": "a line break", "\t": "a tab", " ": "a space"}
             raise UserError(
-                f"{name} holds {what.get(odd[0], 'a character that is no letter, digit or sign of ASCII')}, "
-                "which may have come with it when it was copied: set it again without."
+                f"{name} contains {what.get(odd[0], 'a character that is not printable ASCII')}, "
+                "perhaps from copying: set it again without it."
             )
 
 
 def _require_clean_credentials(session: boto3.Session) -> None:
-    """Make sure of the same of the credentials that are found, wherever they are from.
+    """Check the credentials that boto3 finds in the same way, wherever they are from.
 
     Raises:
-        UserError: One of them holds what it must not.
+        UserError: One of them contains such a character.
     """
     try:
         found = session.get_credentials()
         credentials = found.get_frozen_credentials() if found else None
-    except (OSError, ValueError) as error:  # it is not there, or what it printed is no JSON, and may be a credential
+    except (OSError, ValueError) as error:  # no such program, or its output is not JSON, and may be a credential
         raise UserError(_PROCESS_FAILED) from error
     if found and credentials:
         source = f"of your AWS credentials (from '{found.method}')"
@@ -141,11 +144,11 @@ def _require_clean_credentials(session: boto3.Session) -> None:
         )
 
 
-_PROCESS_FAILED = "the credential_process of your AWS profile failed: call it by hand to see why."
+_PROCESS_FAILED: Final = "the credential_process of your AWS profile failed: run it by hand to see why."
 
 
 def session_name() -> str:
-    """Return what AWS is to call a session: after the user, in 2 to 64 characters that it allows ("AssumeRole")."""
+    """Return a role session name with the user's name, in 2 to 64 characters that AWS allows ("AssumeRole")."""
     try:
         user = getpass.getuser()
     except (ImportError, KeyError, OSError):  # a user without a name, as in a container
@@ -157,7 +160,7 @@ def _assume(session: boto3.Session, role: str) -> "CredentialsTypeDef":
     try:
         answer = session.client("sts").assume_role(RoleArn=role, RoleSessionName=session_name())
     except (exceptions.ClientError, exceptions.ParamValidationError) as error:
-        if isinstance(error, exceptions.ClientError) and error.response["Error"]["Code"] in _MENDED_BY:
+        if isinstance(error, exceptions.ClientError) and error.response["Error"]["Code"] in _REMEDIES:
             raise
         raise UserError(
             f"the role '{role}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, and that its trust policy "
@@ -166,23 +169,24 @@ def _assume(session: boto3.Session, role: str) -> "CredentialsTypeDef":
     return answer["Credentials"]
 
 
-_MENDED_BY = {
+_REMEDIES: Final = {
     "ExpiredToken": "your AWS credentials have expired: get new ones, for example with 'aws sso login'.",
     "ExpiredTokenException": "your AWS credentials have expired: get new ones, for example with 'aws sso login'.",
-    "InvalidClientTokenId": "AWS does not know the access key: check AWS_ACCESS_KEY_ID.",
-    "UnrecognizedClientException": "AWS does not know the access key: check AWS_ACCESS_KEY_ID.",
-    "SignatureDoesNotMatch": "AWS refuses the secret key: check AWS_SECRET_ACCESS_KEY.",
-    "IncompleteSignature": "AWS can't read the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-    "RegionDisabledException": "your account has the region in AWS_REGION switched off: enable it, or set another.",
+    "InvalidClientTokenId": "AWS does not recognize the access key: check AWS_ACCESS_KEY_ID.",
+    "UnrecognizedClientException": "AWS does not recognize the access key: check AWS_ACCESS_KEY_ID.",
+    "SignatureDoesNotMatch": "the request's signature is wrong: check AWS_SECRET_ACCESS_KEY and this machine's clock.",
+    "IncompleteSignature": "the credentials are malformed: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    "RegionDisabledException": "the region in AWS_REGION is disabled in your account: enable it, or set another one.",
 }
+"""What to do about an error code of AWS."""
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Turn what goes wrong between here and AWS into one sentence that never holds a credential.
+def aws_errors_as_user_errors() -> Iterator[None]:
+    """Turn errors of botocore into sentences that never contain a credential.
 
     Raises:
-        UserError: In place of any of botocore's errors.
+        UserError: botocore raised an error.
     """
     try:
         yield
@@ -196,15 +200,11 @@ def explained() -> Iterator[None]:
         raise UserError("your AWS sign-in has expired: run 'aws sso login'.") from error
     except exceptions.CredentialRetrievalError as error:
         if error.kwargs["provider"] == "custom-process":
-            raise UserError(_PROCESS_FAILED) from error  # what it said may be a credential
-        raise UserError(f"{without_credentials(str(error))}.") from error
+            raise UserError(_PROCESS_FAILED) from error  # the program's output may be a credential
+        raise UserError(str(explain(error))) from error
     except exceptions.EndpointConnectionError as error:
         raise UserError(f"{error}: check AWS_REGION and your network.") from error
     except exceptions.ClientError as error:
-        answer = error.response["Error"]
-        raise UserError(
-            _MENDED_BY.get(answer["Code"])
-            or f"AWS refused {error.operation_name}: {answer['Code']}, {without_credentials(answer.get('Message', ''))}"
-        ) from error
+        raise UserError(_REMEDIES.get(error.response["Error"]["Code"]) or str(explain(error))) from error
     except exceptions.BotoCoreError as error:
-        raise UserError(f"AWS could not be asked: {without_credentials(str(error))}.") from error
+        raise UserError(str(explain(error))) from error

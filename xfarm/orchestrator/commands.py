@@ -1,4 +1,4 @@
-"""What deploy, preview, destroy, drift and outputs do."""
+"""The commands deploy, preview, destroy, drift and outputs."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
 DIFFERENT: Final = 3
-"""The exit code that says that something was changed by hand or, where that is asked for, would be changed."""
+"""The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -32,44 +32,44 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     as_json: bool = False,
     exit_code: bool = False,
 ) -> int:
-    """Deploy, preview, destroy, or look for drift in, the stacks called ``stack``, and show what was done.
+    """Run an operation on the stacks of one name, and show the result.
 
     Args:
-        operation: What to do.
+        operation: The operation.
         stack: The name of the stacks.
-        only: The one project to deal with, or None for all.
-        first: The project to begin with, and all that need it, or None for all.
-        refresh: Whether to look first at what is really there.
-        yes: Whether to go ahead without asking.
-        as_json: Whether to answer in JSON.
-        exit_code: Whether a preview is to tell by its exit code whether anything would change.
+        only: The only project to operate on, or None.
+        first: A project to operate on together with all that need it, or None.
+        refresh: Whether to update the state from AWS first.
+        yes: Whether to skip the confirmation.
+        as_json: Whether to print JSON.
+        exit_code: Whether the exit code of a preview is `DIFFERENT` if anything would be changed.
 
     Returns:
-        The exit code: 0 if all of it was done, 1 if not, `DIFFERENT` if something was changed by hand or, where that is
-        asked for, would be changed.
+        The exit code: 0 if all is done, 1 if something failed, `DIFFERENT` if something was changed by hand or, if
+        `exit_code` is set, would be changed.
 
     Raises:
-        UserError: Nothing was begun, and why.
+        UserError: The operation was not started.
     """
     console = Console(soft_wrap=True, stderr=as_json)
-    chosen = _chosen(graph.dependencies(), only, first)
+    selected = _select(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
-    in_turn = _Session(operation, stack, console, refresh=refresh, yes=yes).run(chosen)
-    good = all(report.outcome in {"done", "absent"} for report in in_turn)
+    reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
+    succeeded = all(report.outcome in {"done", "absent"} for report in reports)
     if as_json:
-        print(json.dumps([asdict(report) for report in in_turn], indent=2))
+        print(json.dumps([asdict(report) for report in reports], indent=2))
     else:
-        console.print(summary(in_turn, operation))
-        if operation == "destroy" and good and not any(report.changes for report in in_turn):
-            console.print(f"Nothing is there: '{stack}' has no resources.")
-    if not good:
+        console.print(summary(reports, operation))
+        if operation == "destroy" and succeeded and not any(report.changes for report in reports):
+            console.print(f"Nothing to destroy: '{stack}' has no resources.")
+    if not succeeded:
         return 1
-    different = any(report.changed or report.outputs for report in in_turn)
+    different = any(report.changed or report.outputs for report in reports)
     return DIFFERENT if different and (exit_code or operation == "drift") else 0
 
 
 class _Session:
-    """What one command does to the stacks: an operation, before which its plan may have to be agreed to."""
+    """One command: an operation on the stacks, whose plan may have to be confirmed."""
 
     def __init__(self, operation: Operation, stack: str, console: Console, *, refresh: bool, yes: bool) -> None:
         self._operation: Operation = operation
@@ -79,33 +79,33 @@ class _Session:
         self._planned = operation in _DONE and stack != targets.LOCAL
         self._asking = self._planned and not yes
         if self._asking and not sys.stdin.isatty():
-            raise UserError(f"{operation} of '{stack}' needs --yes where nobody can be asked.")
+            raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
-    def run(self, chosen: set[str]) -> list[Report]:
-        """Do the operation to the projects that were chosen, and return the reports in the order of the stacks.
+    def run(self, selected: set[str]) -> list[Report]:
+        """Do the operation to the projects that were selected, and return the reports in the order of the stacks.
 
         Raises:
             UserError: Nothing was begun, and why.
         """
         everything = graph.dependencies()
         reports: dict[str, Report] = {}
-        remaining = chosen
+        remaining = selected
         while remaining:
             reports |= self._round(everything, remaining)
             outdated = any(reports[project].outcome == "outdated" for project in remaining)
             again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
             remaining = again if outdated and self._asking else set()
-        in_order = graph.order(graph.part(everything, chosen))
+        in_order = graph.order(graph.subgraph(everything, selected))
         return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
 
-    def _round(self, everything: graph.Graph, chosen: set[str]) -> dict[str, Report]:
+    def _round(self, everything: graph.Graph, selected: set[str]) -> dict[str, Report]:
         """Plan what is to be planned, have it agreed to, and do it, all upon the states as they are now."""
         interrupted = threading.Event()
-        needs = graph.part(everything, chosen)
+        needs = graph.subgraph(everything, selected)
         with Display(self._console, "preview" if self._planned else self._operation) as display:
-            engine = Engine(self._stack, display.event, display.say, interrupted)
-            _refuse_gaps(engine, self._operation, everything, chosen)
-            with _stopping_at_a_safe_point(self._console, interrupted):
+            engine = Engine(self._stack, display.event, display.notify, interrupted)
+            _refuse_gaps(engine, self._operation, everything, selected)
+            with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
                 if self._planned or self._operation == "preview":
                     run.plan(needs, destroying=self._operation == "destroy")
@@ -114,8 +114,8 @@ class _Session:
         if not self._planned:
             return run.reports
         self._agree(run.reports)
-        with Display(self._console, self._operation) as display, _stopping_at_a_safe_point(self._console, interrupted):
-            engine.tell(display.event, display.say)
+        with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
+            engine.tell(display.event, display.notify)
             done = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.found)
             done.update(self._operation, needs)
         return done.reports
@@ -164,7 +164,9 @@ class _Run:
     def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
         """Preview each project against what those that it needs will export."""
         if not scratch.usable():
-            self._display.say("Pulumi Cloud keeps the state: each stack is shown against what the others export now.")
+            self._display.notify(
+                "Pulumi Cloud keeps the state: each stack is shown against what the others export now."
+            )
             self._engine.create_missing(graph.dependencies())
 
         def preview(project: str, exports: planning.Exports) -> Preview:
@@ -216,55 +218,62 @@ class _Run:
         self.reports |= {project: Report(project, outcome="left out") for project in projects}
 
 
-def _chosen(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
+def _select(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
     if only and first:
         raise click.UsageError("--only and --from exclude each other: give one of them.")
     named = only or first
     if named and named not in everything:
-        raise UserError(f"there is no project '{named}': name one of {', '.join(graph.order(everything))}.")
+        raise UserError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
 
 
-def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, chosen: set[str]) -> None:
-    """Refuse to deploy upon what is not there, and to destroy what others stand on.
+def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, selected: set[str]) -> None:
+    """Refuse to deploy a project before those that it needs, or to destroy it before those that need it.
 
     Raises:
-        UserError: The projects that were named leave out one that would have to come first.
+        UserError: The selection leaves out a project that has to come first.
     """
     if operation == "deploy":
-        around, wanted, advice = everything, False, "deploy it first"
+        neighbours = everything
     elif operation == "destroy":
-        around, wanted, advice = graph.dependents(everything), True, "destroy it first"
+        neighbours = graph.dependents(everything)
     else:
         return
-    for project in graph.order(graph.part(everything, chosen)):
-        for other in around[project]:
-            if other not in chosen and (engine.resources(other) > 0) is wanted:
-                state = "still deployed and needs it" if wanted else "not deployed, and it needs that"
-                raise UserError(f"'{project}' can't be {_DONE[operation]}: '{other}' is {state}. So {advice}.")
+    for project in graph.order(graph.subgraph(everything, selected)):
+        for other in neighbours[project]:
+            deployed = engine.resources(other) > 0
+            if other not in selected and deployed is (operation == "destroy"):
+                reason = (
+                    f"'{other}' needs it and is still deployed"
+                    if deployed
+                    else f"it needs '{other}', which is not deployed"
+                )
+                raise UserError(
+                    f"'{project}' can't be {_DONE[operation]} because {reason}: {operation} '{other}' first."
+                )
 
 
-_DONE = {"deploy": "deployed", "destroy": "destroyed"}
+_DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
 def _confirm(operation: Operation, stack: str, console: Console) -> None:
-    wanted, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
-    if console.input(f"Type '{wanted}' to {operation} '{stack}'{what}: ").strip() != wanted:
-        raise UserError(f"that was not '{wanted}', so nothing was done.")
+    expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
+    if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
+        raise UserError(f"that was not '{expected}', so nothing was done.")
 
 
 @contextlib.contextmanager
-def _stopping_at_a_safe_point(console: Console, interrupted: threading.Event) -> Iterator[None]:
-    """Make Ctrl-C let the engine, which hears it too, finish what it is doing, and begin nothing else."""
+def _handling_interrupt(console: Console, interrupted: threading.Event) -> Iterator[None]:
+    """On Ctrl-C, start no more operations; the engines get the signal too, and finish those in progress."""
 
-    def note(_number: int, _frame: object) -> None:
+    def handle(_number: int, _frame: object) -> None:
         if not interrupted.is_set():
-            console.print("Stopping as soon as what has been begun is done; Ctrl-C again stops at once.")
+            console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
         interrupted.set()
 
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
@@ -272,7 +281,7 @@ def _stopping_at_a_safe_point(console: Console, interrupted: threading.Event) ->
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:
-    """Show what the stacks called ``stack`` export.
+    """Show the outputs of the stacks of one name.
 
     Raises:
         UserError: The stacks' state can't be reached.

@@ -1,4 +1,4 @@
-"""Shows what the engine does while it does it, and a table of what it did."""
+"""Shows the progress of an operation, and its result as a table."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from rich.table import Table
 from xfarm.orchestrator.changes import CHANGES, PropertyChange
 from xfarm.orchestrator.engine import Operation, Preview, Report
 
-SIGNS = {
+SIGNS: Final = {
     "create": "[green]+",
     "update": "[yellow]~",
     "delete": "[red]-",
-    # The two halves of a replacement; its third step, "replace", does nothing.
+    # A replacement has these two steps, and a third, "replace", that does nothing.
     "create-replacement": "[magenta]±",
     "delete-replaced": "[red]-",
 }
 
 
 class Display:
-    """One line for each resource that changes, and below them, at a terminal, what each stack is waiting for."""
+    """A line for each resource that changes, and at a terminal a progress bar for each stack."""
 
     def __init__(self, console: Console, operation: Operation) -> None:
         self._console = console
@@ -43,8 +43,8 @@ class Display:
             disable=not console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, dict[str, float]] = {}
-        self._known: dict[str, set[str]] = {}
+        self._started: dict[str, dict[str, float]] = {}
+        self._registered: dict[str, set[str]] = {}
         self._done: dict[str, set[str]] = {}
         self._lock = Lock()
 
@@ -56,16 +56,16 @@ class Display:
         self._progress.stop()
 
     def start(self, project: str) -> None:
-        """Show that the engine begins with a stack, or does so once more."""
+        """Add the progress bar of a stack, unless it has one."""
         with self._lock:
             if project not in self._tasks:
                 self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
-        self._begun[project] = {}
-        self._known[project] = set()
+        self._started[project] = {}
+        self._registered[project] = set()
         self._done[project] = set()
 
     def finish(self, report: Report) -> None:
-        """Show that the engine is done with a stack."""
+        """Remove the progress bar of a stack, and show why it failed, if it did."""
         self._progress.remove_task(self._tasks.pop(report.project))
         if report.outcome == "outdated":
             self._console.print(f"[bold yellow]{report.project}[/]:", _plain(report.reason) + ".", highlight=False)
@@ -73,68 +73,70 @@ class Display:
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
 
     def plan(self, preview: Preview) -> None:
-        """Show what a preview of a stack has found, and what the engine said in it."""
+        """Show what a preview of a stack has found, and the engine's warnings and errors."""
         for note in preview.notes:
-            self.say(note)
+            self.notify(note)
         for event in preview.events:
             if event.diagnostic_event:
                 self.event(preview.report.project, event)
         for line in plan(preview.report):
             self._console.print(line, highlight=False)
 
-    def say(self, text: str) -> None:
-        """Show a line of our own among the engine's."""
-        self._console.print(_plain(text), highlight=False)
+    def notify(self, message: str) -> None:
+        """Show a message between the lines of the engine."""
+        self._console.print(_plain(message), highlight=False)
 
     def event(self, project: str, event: EngineEvent) -> None:
-        """Show what the engine says."""
+        """Show an event of the engine."""
         with self._lock:
             if event.resource_pre_event:
-                self._resource_begins(project, event.resource_pre_event.metadata)
+                self._start_resource(project, event.resource_pre_event.metadata)
             elif event.res_outputs_event:
-                self._resource_ends(project, event.res_outputs_event.metadata)
+                self._finish_resource(project, event.res_outputs_event.metadata)
+            elif event.res_op_failed_event:
+                self._started[project].pop(event.res_op_failed_event.metadata.urn, None)
+                self._show_progress(project)
             elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
                 message = event.diagnostic_event.message.strip()
                 name = _name(event.diagnostic_event.urn or "")
                 colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
                 self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
 
-    def _resource_begins(self, project: str, step: StepEventMetadata) -> None:
+    def _start_resource(self, project: str, step: StepEventMetadata) -> None:
         if step.type.startswith("pulumi:"):
             return
-        self._known[project].add(step.urn)
+        self._registered[project].add(step.urn)
         if step.op.value in SIGNS:
-            self._begun[project][step.urn] = monotonic()
+            self._started[project][step.urn] = monotonic()
         self._show_progress(project)
 
-    def _resource_ends(self, project: str, step: StepEventMetadata) -> None:
+    def _finish_resource(self, project: str, step: StepEventMetadata) -> None:
         if step.type.startswith("pulumi:"):
             return
         self._done[project].add(step.urn)
-        begun = self._begun[project].pop(step.urn, None)
-        if begun is not None:
-            self._line(project, step, f"{monotonic() - begun:.1f} s")
+        started = self._started[project].pop(step.urn, None)
+        if started is not None:
+            self._show_line(project, step, f"{monotonic() - started:.1f} s")
         elif self._operation == "drift" and step.op.value in SIGNS:
-            # Only in the end is it known whether a resource is still what it was.
-            self._line(project, step)
+            # A refresh is "refresh" at its start; only its end shows what has changed.
+            self._show_line(project, step)
         self._show_progress(project)
 
     def _show_progress(self, project: str) -> None:
-        """Show how many are done of those known so far: a program names them by and by."""
-        names = ", ".join(_name(urn) for urn in self._begun[project])
+        """Show how many of the resources that the program has registered so far are done."""
+        names = ", ".join(_name(urn) for urn in self._started[project])
         self._progress.update(
             self._tasks[project],
             completed=len(self._done[project]),
-            total=len(self._known[project]),
+            total=len(self._registered[project]),
             waiting=f"waiting for {names}" if names else "",
         )
 
-    def _line(self, project: str, step: StepEventMetadata, note: str = "") -> None:
-        if step.op.value == "update":
-            note = f"[{', '.join(step.diffs or ())}] {note}"
+    def _show_line(self, project: str, step: StepEventMetadata, duration: str = "") -> None:
+        details = f"[{', '.join(step.diffs or ())}] {duration}" if step.op.value == "update" else duration
         self._console.print(
             f"  {SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
-            _plain(note),
+            _plain(details),
             highlight=False,
         )
 
@@ -194,7 +196,7 @@ def _cut(text: str, start: int, end: int) -> str:
 
 
 def summary(reports: Iterable[Report], operation: Operation) -> Table:
-    """Return a table of what was done, or would be, to each stack."""
+    """Return a table of what was changed, or would be, in each stack."""
     done = operation in {"deploy", "destroy"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("stack", "outcome"):

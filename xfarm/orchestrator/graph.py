@@ -1,4 +1,4 @@
-"""The graph of the stacks: which there are, and which must stand before which."""
+"""The graph of the projects: which depends on the outputs of which."""
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from xfarm.errors import UserError
 from xfarm.paths import STACKS
 
 Graph = Mapping[str, Iterable[str]]
-"""Each project's name, and the names of the projects that must be dealt with before it."""
+"""Each project, and the projects that come before it."""
 
 
 def dependencies() -> dict[str, list[str]]:
@@ -33,18 +33,18 @@ def dependencies() -> dict[str, list[str]]:
 
 
 def dependents(graph: Graph) -> dict[str, list[str]]:
-    """Return ``graph`` with every arrow turned round: each project with those that read its outputs."""
+    """Return `graph` with every edge reversed: each project and the projects that read its outputs."""
     return {project: [other for other, needs in graph.items() if project in needs] for project in graph}
 
 
-def part(graph: Graph, projects: Iterable[str]) -> Graph:
-    """Return ``graph`` with no others than ``projects``."""
+def subgraph(graph: Graph, projects: Iterable[str]) -> Graph:
+    """Return `graph` with only `projects` in it."""
     kept = set(projects)
     return {project: [other for other in graph[project] if other in kept] for project in graph if project in kept}
 
 
 def with_dependents(graph: Graph, project: str) -> set[str]:
-    """Return ``project`` and all that needs it, directly or not."""
+    """Return `project` and all projects that depend on it, directly or not."""
     found = {project}
     for other in order(graph):
         if found.intersection(graph[other]):
@@ -53,22 +53,23 @@ def with_dependents(graph: Graph, project: str) -> set[str]:
 
 
 def order(graph: Graph) -> list[str]:
-    """Return the projects in an order in which each comes after those it needs.
+    """Return the projects in order: each after the projects that it depends on.
 
     Raises:
-        graphlib.CycleError: There is no such order.
+        graphlib.CycleError: The graph has a cycle.
     """
     return list(TopologicalSorter(graph).static_order())
 
 
 def walk(graph: Graph, action: Callable[[str], bool]) -> set[str]:
-    """Call ``action`` for each project, side by side where nothing stands between them.
+    """Call `action` for each project after the projects that it depends on, and in parallel where possible.
 
-    At most four more than the machine has cores run at once, the executor's own measure for what mostly waits: each is
-    an engine, with a program to run.
+    An action runs an engine and mostly waits. So the executor's default limit applies: the number of cores plus four.
 
-    ``action`` answers whether what needs the project may go on. Where it answers no, all that needs the project,
-    directly or not, is left out; what does not need it goes on.
+    Args:
+        graph: The projects.
+        action: Returns whether the projects that depend on this one may follow. If not, they are left out, and so are
+            those that depend on them; all others continue.
 
     Returns:
         The projects that were left out.

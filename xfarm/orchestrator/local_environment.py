@@ -1,4 +1,4 @@
-"""The process environment of everything that runs against `local`: nothing in it leads to a real AWS account."""
+"""The environment for `local`, in which no variable leads to an AWS account."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xfarm.emulator.server import DEFAULT_PORT, REGION, Emulator
 from xfarm.errors import UserError
@@ -16,15 +16,15 @@ from xfarm.toolchain.resolve import resolve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PREFIXES = ("AWS_", "PULUMI_")
-_LOOPBACK = "127.0.0.1,localhost"
+_PREFIXES: Final = ("AWS_", "PULUMI_")
+_LOOPBACK: Final = "127.0.0.1,localhost"
 
 
 def emulator(root: Path) -> Emulator:
-    """The emulator of the checkout at `root`, at the port that GATEWAY_PORT names.
+    """Return the emulator of the checkout at `root`, with the port in `GATEWAY_PORT`.
 
     Raises:
-        UserError: GATEWAY_PORT is no port number.
+        UserError: `GATEWAY_PORT` is not a port number.
     """
     port = os.environ.get("GATEWAY_PORT") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -33,11 +33,11 @@ def emulator(root: Path) -> Emulator:
 
 
 @contextlib.contextmanager
-def own_folder(root: Path) -> Iterator[None]:
-    """Say in a sentence what is wrong with the `.local` of the checkout at `root`, such as that `sudo` has made it.
+def os_errors_as_user_errors(root: Path) -> Iterator[None]:
+    """Turn errors about the folder `.local` of the checkout at `root` into a `UserError`, e.g. if root owns it.
 
     Raises:
-        UserError: Something in it can't be read or written.
+        UserError: A file in the folder can't be read or written.
     """
     folder = root / ".local"
     try:
@@ -47,43 +47,43 @@ def own_folder(root: Path) -> Iterator[None]:
         if folder not in (path, *path.parents):
             raise
         remedy = (
-            f"give it to yourself with `sudo chown -R $(id -u) {shlex.quote(str(folder))}`"
+            f"make it yours with `sudo chown -R $(id -u) {shlex.quote(str(folder))}`"
             if isinstance(error, PermissionError)
-            else f"{folder} has to be a folder that you can write"
+            else f"make {folder} a folder that you can write to"
         )
         raise UserError(f"{path} can't be used ({error.strerror}): {remedy}.") from error
 
 
-def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
-    """Make `local` ready for the checkout at `root`, and give the environment to use it in: the whole of it.
+def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
+    """Find the toolchain, start the emulator, and return the whole environment for `local`.
 
-    Where all is ready already, this takes a few milliseconds.
+    This takes a few milliseconds if the toolchain is known and the emulator runs.
 
     Args:
-        root: The checkout's folder; all that is written goes to its `.local`, and to the user's cache folder.
-        say: Is told, in lines for people, which toolchain is used, and what takes long while it does.
-        projects: The folder of the projects, each in a folder of its name, that this process is going to run Pulumi's
-            engine on. One AWS plugin is then started for all of them, where that can be done; it ends with this
-            process and the last engine.
+        root: The checkout's folder; its `.local` and the user's cache folder are the only folders written to.
+        notify: Called with each message for the user: the toolchain, and the progress of downloads and builds.
+        projects: The folder with the projects, each in a folder of its name, if this process will run Pulumi's engine.
+            If the toolchain allows it, one AWS plugin is started for all engines; it ends with this process and the
+            last engine.
 
     Raises:
-        UserError: There is no toolchain to be had, or the emulator or the plugin can't be started.
+        UserError: There is no toolchain, or the emulator or the plugin can't be started.
     """
     folder = root / ".local"
-    with own_folder(root):
+    with os_errors_as_user_errors(root):
         (folder / "state").mkdir(parents=True, exist_ok=True)
-        toolchain = resolve(root, say)
+        toolchain = resolve(root, notify)
         account = emulator(root)
         account.start()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PREFIXES)}
-    direct = {
+    no_proxy = {
         name: ",".join(filter(None, (kept.get(name), _LOOPBACK)))
         for name in ("NO_PROXY", "no_proxy")
         if not kept.get(name, "").endswith(_LOOPBACK)
     }
     environment = (
         kept
-        | direct
+        | no_proxy
         | {
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_CONFIG_FILE": os.devnull,
@@ -93,12 +93,12 @@ def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None
             "AWS_REGION": REGION,
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "PATH": _in_front(toolchain.path, kept.get("PATH", "")),
+            "PATH": _prepend(toolchain.path, kept.get("PATH", "")),
             "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",
-            # A container's user may have no name, and Pulumi's locks want one ("os/user", Go's standard library).
+            # A container's user may have no name, and Pulumi's locks need one ("os/user", Go's standard library).
             "USER": kept.get("USER") or "unknown",
         }
         | toolchain.environment
@@ -110,31 +110,31 @@ def prepare(root: Path, say: Callable[[str], None], projects: Path | None = None
 
 
 _plugins: list[subprocess.Popen[str]] = []
-"""They run for as long as we hold their standard input open."""
+"""The plugins, which run for as long as this process keeps their standard input open."""
 
 
 def _share_plugin(command: list[str], environment: dict[str, str]) -> int:
-    """Start an AWS plugin that any engine may attach to, and return its port.
+    """Start an AWS plugin that any engine can attach to, and return its port.
 
     Raises:
         UserError: It doesn't start.
     """
     plugin = subprocess.Popen(
         command,
-        env=environment | {"GRPC_VERBOSITY": "ERROR"},  # it tells of each engine that goes away, otherwise
+        env=environment | {"GRPC_VERBOSITY": "ERROR"},  # by default, gRPC logs each engine that disconnects
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        process_group=0,  # Ctrl-C at the terminal is for the engines, which want to finish what they have begun
+        process_group=0,  # so that Ctrl-C reaches the engines only, which finish their operations in progress
     )
     port = plugin.stdout.readline() if plugin.stdout else ""
     if not port:
-        raise UserError("The AWS plugin ended at once: see the message above.")
+        raise UserError("the AWS plugin ended at once: see the messages above.")
     _plugins.append(plugin)
     return int(port)
 
 
-def _in_front(folders: list[str], path: str) -> str:
-    """`path` with `folders` first, and each of them only once however often this is done."""
+def _prepend(folders: list[str], path: str) -> str:
+    """Return `path` with `folders` first, each of them only once."""
     rest = [folder for folder in path.split(os.pathsep) if folder not in folders]
     return os.pathsep.join((*folders, *rest))

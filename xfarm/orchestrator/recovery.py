@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -71,12 +72,12 @@ def resolve_pending_creates(deployment: dict[str, Any], *, destroying: bool) -> 
     Returns:
         The names of the resources to look for.
     """
-    identities = _IDENTITIES | _LAST if destroying else _IDENTITIES
     resources = deployment.setdefault("resources", [])
     looked_for = []
     for operation in deployment.pop("pending_operations", None) or []:
         resource = operation["resource"]
-        identify = identities.get(resource["type"])
+        kind = INTERRUPTED.get(resource["type"], _REPEATED)
+        identify = kind.identify if destroying or not kind.only_destroying else None
         if operation["type"] != "creating" or identify is None or not (found := identify(resource["inputs"])):
             continue
         same = [other for other in resources if other["urn"] == resource["urn"]]
@@ -141,32 +142,41 @@ def _event_source_mapping(inputs: Inputs) -> str | None:
     return next((mapping["UUID"] for mapping in listed["EventSourceMappings"]), None)
 
 
-_IDENTITIES: Final[dict[str, Callable[[Inputs], str | None]]] = {
-    "aws:cloudwatch/logGroup:LogGroup": _name,
-    "aws:cloudwatch/metricAlarm:MetricAlarm": _name,
-    "aws:iam/role:Role": _name,
-    "aws:iam/rolePolicy:RolePolicy": _role_policy,
-    "aws:lambda/eventSourceMapping:EventSourceMapping": _event_source_mapping,
-    "aws:lambda/function:Function": _name,
-    "aws:s3/bucket:Bucket": _bucket,
-    "aws:sqs/queue:Queue": _queue,
+@dataclass(frozen=True)
+class Interrupted:
+    """What becomes of a resource whose creation was interrupted: without `identify`, it is forgotten."""
+
+    identify: Callable[[Inputs], str | None] | None = None
+    """Returns the ID that it has if it was made, by the "Import" section of the AWS provider's documentation."""
+    only_destroying: bool = False
+    """Whether it can be created twice, so that it has to be found before a destruction only."""
+
+
+_REPEATED: Final = Interrupted()
+"""It is set, not created, or is given back where it is there; and it is gone together with another resource."""
+
+INTERRUPTED: Final = {
+    "aws:cloudwatch/logGroup:LogGroup": Interrupted(_name),
+    "aws:cloudwatch/metricAlarm:MetricAlarm": Interrupted(_name),
+    "aws:iam/role:Role": Interrupted(_name),
+    "aws:iam/rolePolicy:RolePolicy": Interrupted(_role_policy),
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": Interrupted(_attachment, only_destroying=True),
+    "aws:lambda/eventSourceMapping:EventSourceMapping": Interrupted(_event_source_mapping),
+    "aws:lambda/function:Function": Interrupted(_name),
+    "aws:s3/bucket:Bucket": Interrupted(_bucket),
+    "aws:s3/bucketNotification:BucketNotification": Interrupted(_notification, only_destroying=True),
+    "aws:s3/bucketPolicy:BucketPolicy": _REPEATED,
+    "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _REPEATED,
+    "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": _REPEATED,
+    # Not before a deployment: the registry-built plugin would replace it, and delete the new one, which is the old one.
+    "aws:sns/topic:Topic": Interrupted(_topic, only_destroying=True),
+    "aws:sns/topicSubscription:TopicSubscription": _REPEATED,
+    "aws:sqs/queue:Queue": Interrupted(_queue),
+    "aws:sqs/queuePolicy:QueuePolicy": _REPEATED,
+    "aws:sqs/redriveAllowPolicy:RedriveAllowPolicy": _REPEATED,
+    "aws:sqs/redrivePolicy:RedrivePolicy": _REPEATED,
 }
-"""What cannot be created twice, or would be made a second time under another name; and how it is found.
-
-By the "Import" section of each in the registry's documentation of the AWS provider. All else that the stacks make is
-set, not created, or is given back where it is there.
-"""
-
-_LAST: Final[dict[str, Callable[[Inputs], str | None]]] = {
-    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": _attachment,
-    "aws:s3/bucketNotification:BucketNotification": _notification,
-    "aws:sns/topic:Topic": _topic,
-}
-"""What can be created twice, but is not gone together with another resource of its stack, or keeps that from going.
-
-A topic cannot be taken up before a deployment: the registry-built plugin would then replace it, and as the new one is
-the old one, delete it.
-"""
+"""Every type that the stacks use."""
 
 
 def client(service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name

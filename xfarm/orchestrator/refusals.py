@@ -26,13 +26,18 @@ SQS API Reference), the longest of the times in `_FOR_A_WHILE` that anybody has 
 _FOR_A_WHILE: Final = {
     # "SetQueueAttributes", Amazon SQS API Reference; pulumi-aws #1895.
     "Unable to validate the following destination configurations": "the queue's policy is not known everywhere yet",
+    # "Changes that I make are not always immediately visible", IAM User Guide.
+    "NoSuchEntity: The role with name": "the role is not known everywhere yet",
+    # "ConcurrentModification", AttachRolePolicy and PutRolePolicy, IAM API Reference.
+    "ConcurrentModification": "the role is being changed elsewhere",
     # "Lambda function states", AWS Lambda Developer Guide; hashicorp/terraform #29604.
     "An update is in progress for resource": "the function is still being changed",
 }
 """What AWS says, and why it will say so no longer after a while."""
 
 _EXISTS: Final = re.compile(
-    r"\b(ResourceAlreadyExistsException|EntityAlreadyExists|BucketAlreadyOwnedByYou)\b|Function already exist"
+    r"\b(ResourceAlreadyExistsException|EntityAlreadyExists|BucketAlreadyOwnedByYou)\b"
+    "|Function already exist|An event source mapping with .* already exists"
 )
 """What AWS says of something that can't be created because it is there."""
 
@@ -150,8 +155,8 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
 
     It is a log group that carries none of our tags: Lambda makes one for a function that has none, and so did versions
     of this project up to 0.1.0 after they were destroyed. Or it carries the very tags that it was to have, and is no
-    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused. A
-    bucket, which is tagged only after it was made, has no tags then, and nothing in it.
+    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused.
+    A bucket, which is tagged only after it was made, has no tags then, and nothing in it; a mapping has none at all.
 
     Args:
         deployment: The state as ``pulumi stack export`` gives it, which is changed.
@@ -175,12 +180,16 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
     return recovery.resolve_pending_creates(deployment, destroying=False)
 
 
+Found = tuple[datetime, dict[str, str]]
+"""When something was made, and the tags that it carries."""
+
+
 def _may_be_taken(refused: Refused, began: datetime) -> bool:
     kind, inputs = refused.resource.get("type", ""), refused.resource.get("inputs", {})
     if not (look := _LOOKS.get(kind)):
         return False
-    created, tags = look(inputs["bucket" if kind == _BUCKET else "name"])
-    owner, ours = ({name: all_tags.get(name) for name in _OWNER} for all_tags in (tags, inputs["tags"]))
+    created, tags = look(inputs)
+    owner, ours = ({name: all_tags.get(name) for name in _OWNER} for all_tags in (tags, inputs.get("tags", {})))
     untagged = not any(owner.values())
     if created > began - _CLOCKS and (owner == ours or (kind == _BUCKET and untagged)):
         return True
@@ -195,26 +204,33 @@ def _may_be_taken(refused: Refused, began: datetime) -> bool:
     return True
 
 
-def _log_group(name: str) -> tuple[datetime, dict[str, str]]:
-    logs = recovery.client("logs")
+def _log_group(inputs: recovery.Inputs) -> Found:
+    name, logs = inputs["name"], recovery.client("logs")
     groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     (group,) = [each for each in groups if each["logGroupName"] == name]
     tags = logs.list_tags_for_resource(resourceArn=group["arn"].removesuffix(":*"))["tags"]
     return datetime.fromtimestamp(group["creationTime"] / 1000, UTC), tags
 
 
-def _role(name: str) -> tuple[datetime, dict[str, str]]:
-    role = recovery.client("iam").get_role(RoleName=name)["Role"]
+def _role(inputs: recovery.Inputs) -> Found:
+    role = recovery.client("iam").get_role(RoleName=inputs["name"])["Role"]
     return role["CreateDate"], {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])}
 
 
-def _function(name: str) -> tuple[datetime, dict[str, str]]:
-    function = recovery.client("lambda").get_function(FunctionName=name)
+def _function(inputs: recovery.Inputs) -> Found:
+    function = recovery.client("lambda").get_function(FunctionName=inputs["name"])
     return datetime.fromisoformat(function["Configuration"]["LastModified"]), function.get("Tags", {})
 
 
-def _bucket(name: str) -> tuple[datetime, dict[str, str]]:
-    s3 = recovery.client("s3")
+def _event_source_mapping(inputs: recovery.Inputs) -> Found:
+    (mapping,) = recovery.client("lambda").list_event_source_mappings(
+        EventSourceArn=inputs["eventSourceArn"], FunctionName=inputs["functionName"]
+    )["EventSourceMappings"]
+    return mapping["LastModified"], {}
+
+
+def _bucket(inputs: recovery.Inputs) -> Found:
+    name, s3 = inputs["bucket"], recovery.client("s3")
     (created,) = [each["CreationDate"] for each in s3.list_buckets()["Buckets"] if each["Name"] == name]
     try:
         tags = s3.get_bucket_tagging(Bucket=name)["TagSet"]
@@ -227,10 +243,11 @@ def _bucket(name: str) -> tuple[datetime, dict[str, str]]:
 
 _LOG_GROUP: Final = "aws:cloudwatch/logGroup:LogGroup"
 _BUCKET: Final = "aws:s3/bucket:Bucket"
-_LOOKS: Final[dict[str, Callable[[str], tuple[datetime, dict[str, str]]]]] = {
+_LOOKS: Final[dict[str, Callable[[recovery.Inputs], Found]]] = {
     _LOG_GROUP: _log_group,
     _BUCKET: _bucket,
     "aws:iam/role:Role": _role,
+    "aws:lambda/eventSourceMapping:EventSourceMapping": _event_source_mapping,
     "aws:lambda/function:Function": _function,
 }
 """How to ask when something was made, and with which tags."""

@@ -1,15 +1,16 @@
-"""Where the stacks of an AWS account keep their state: a bucket of that account, unless told otherwise."""
+"""The backend for Pulumi's state of the stacks in an AWS account: by default a bucket in that account."""
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import yaml
 from botocore.exceptions import ClientError
 
 from xfarm.errors import UserError
-from xfarm.orchestrator.aws_account import Account, explained
+from xfarm.orchestrator.aws_account import Account, aws_errors_as_user_errors
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import STACKS
 
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.literals import BucketLocationConstraintType
 
-# The one region that is not named when a bucket is made ("CreateBucket", Amazon S3 API Reference).
-UNNAMED_REGION: Final = "us-east-1"
+DEFAULT_REGION: Final = "us-east-1"
+"""The region that must not be a LocationConstraint ("CreateBucket", Amazon S3 API Reference)."""
 
 
 def backend(account: Account) -> str:
-    """Return the URL of the state's place.
+    """Return the URL of the backend.
 
-    It is ``PULUMI_BACKEND_URL`` where that is set, else the ``backend`` of the projects' ``Pulumi.yaml``, else a
-    bucket that is named after account and region, as such a name is taken once in the world.
+    It is `PULUMI_BACKEND_URL` if that is set, else the `backend` in the projects' `Pulumi.yaml`, else a bucket with
+    account and region in its name, because bucket names are globally unique.
     """
     if url := account.environment.get("PULUMI_BACKEND_URL"):
         return url
@@ -36,20 +37,20 @@ def backend(account: Account) -> str:
     return f"s3://xfarm-pipeline-state-{account.number}-{account.region}?region={account.region}"
 
 
-def require(account: Account, stack: str) -> str:
-    """Return the URL of the state's place, which exists.
+def existing_backend(account: Account, stack: str) -> str:
+    """Return the URL of the backend, after a check that its bucket exists.
 
     Raises:
-        UserError: It is a bucket that is not there, or that is another account's.
+        UserError: The bucket does not exist, or belongs to another account.
     """
     url = backend(account)
-    if (bucket := _bucket(url)) and _look(account, bucket) == "absent":
-        raise UserError(f"the bucket '{bucket}' for the state is not there: run 'xfarm bootstrap {stack}' once.")
+    if (bucket := _bucket(url)) and not _exists(account, bucket):
+        raise UserError(f"the state bucket '{bucket}' does not exist: run 'xfarm bootstrap {stack}' once.")
     return url
 
 
-def bootstrap(account: Account, say: Callable[[str], None]) -> None:
-    """Make the bucket for the state, or bring the one that is there up to the same settings.
+def bootstrap(account: Account, notify: Callable[[str], None]) -> None:
+    """Create the bucket for the state, or apply the same settings to an existing one.
 
     Raises:
         UserError: The name is taken by another account, or AWS refuses.
@@ -57,19 +58,19 @@ def bootstrap(account: Account, say: Callable[[str], None]) -> None:
     url = backend(account)
     bucket = _bucket(url)
     if bucket is None:
-        say(f"The state is kept at {printable(url)}: there is nothing to prepare.")
+        notify(f"The state is in {without_password(url)}, so there is nothing to create.")
         return
-    absent = _look(account, bucket) == "absent"
-    with explained():
+    exists = _exists(account, bucket)
+    with aws_errors_as_user_errors():
         s3 = account.session.client("s3")
-        if absent:
+        if not exists:
             _create(s3, bucket, account.region)
         _secure(s3, bucket, account.number)
-    say(f"The state is kept in the bucket '{bucket}', which was {'made' if absent else 'there already'}.")
+    notify(f"The state is in the bucket '{bucket}', which {'existed already' if exists else 'was created'}.")
 
 
-def printable(url: str) -> str:
-    """Return ``url`` without the name and password that may be in it, as in ``postgres://anna:secret@host/state``."""
+def without_password(url: str) -> str:
+    """Return `url` without user name and password: `postgres://host/state` for `postgres://anna:secret@host/state`."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -79,25 +80,30 @@ def _bucket(url: str) -> str | None:
     return parts.netloc if parts.scheme == "s3" else None
 
 
-def _look(account: Account, bucket: str) -> Literal["ours", "absent"]:
-    with explained():
+def _exists(account: Account, bucket: str) -> bool:
+    """Return whether the account has the bucket.
+
+    Raises:
+        UserError: The bucket belongs to another account, or the user has no permission for it.
+    """
+    with aws_errors_as_user_errors():
         try:
             account.session.client("s3").head_bucket(Bucket=bucket, ExpectedBucketOwner=account.number)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 404:  # noqa: PLR2004  HTTP's own number
-                return "absent"
-            if status == 403:  # noqa: PLR2004
+            if status == HTTPStatus.NOT_FOUND:
+                return False
+            if status == HTTPStatus.FORBIDDEN:
                 raise UserError(
-                    f"the bucket '{bucket}' for the state belongs to another account than {account.number}, or you may "
-                    "not use it: set PULUMI_BACKEND_URL to a bucket of yours, as s3://NAME."
+                    f"the state bucket '{bucket}' belongs to another account than {account.number}, or you have no "
+                    "permission for it: set PULUMI_BACKEND_URL to a bucket of yours, as s3://NAME."
                 ) from error
             raise
-    return "ours"
+    return True
 
 
 def _create(s3: "S3Client", bucket: str, region: str) -> None:
-    if region == UNNAMED_REGION:
+    if region == DEFAULT_REGION:
         s3.create_bucket(Bucket=bucket)
     else:
         location: BucketLocationConstraintType = region  # pyrefly: ignore[bad-assignment]
@@ -106,7 +112,7 @@ def _create(s3: "S3Client", bucket: str, region: str) -> None:
 
 
 def _secure(s3: "S3Client", bucket: str, owner: str) -> None:
-    """Version, encrypt and close the bucket, in calls that fail where it is not ``owner``'s."""
+    """Turn on versioning and encryption, and forbid public access and plain HTTP, if the bucket belongs to `owner`."""
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={
@@ -126,7 +132,7 @@ def _secure(s3: "S3Client", bucket: str, owner: str) -> None:
         ExpectedBucketOwner=owner,
     )
     arn = f"arn:aws:s3:::{bucket}"
-    refuse_plain_http = {
+    deny_plain_http = {
         "Sid": "RefusePlainHttp",
         "Effect": "Deny",
         "Principal": "*",
@@ -136,6 +142,6 @@ def _secure(s3: "S3Client", bucket: str, owner: str) -> None:
     }
     s3.put_bucket_policy(
         Bucket=bucket,
-        Policy=json.dumps({"Version": "2012-10-17", "Statement": [refuse_plain_http]}),
+        Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny_plain_http]}),
         ExpectedBucketOwner=owner,
     )

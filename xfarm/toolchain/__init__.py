@@ -1,1 +1,1 @@
-"""A Pulumi toolchain for machines that cannot have the official one: engine, language host and AWS plugin."""
+"""A Pulumi toolchain for machines that can't download the official one: engine, language host and AWS plugin."""

@@ -1,6 +1,4 @@
-"""A Lambda function's code as Pulumi sends it (an archive value), and as Terraform's provider wants it (a zip file)."""
-
-from __future__ import annotations
+"""A Lambda function's code: Pulumi's archive value becomes the zip file that Terraform's provider takes."""
 
 import hashlib
 import io
@@ -8,44 +6,44 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from xfarm.errors import UserError
 
-_SIGNATURE = "4dabf18193072939515e22adb298388d"
+_SIGNATURE_KEY: Final = "4dabf18193072939515e22adb298388d"
 """The key that marks special values in Pulumi's wire format (`resource.SigKey` in pulumi/sdk)."""
-_ARCHIVE = "0def7320c3a5731c473e5ecbe6d01bc7"
+_ARCHIVE_SIGNATURE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip can hold: the same for every file, so that equal content makes equal bytes."""
-_FILE_MODE = 0o644 << 16
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+"""The earliest time that a zip file can hold; every member has it, so that equal content makes equal bytes."""
+_FILE_MODE: Final = 0o644 << 16
 
 
 def is_archive(value: object) -> bool:
-    """Whether `value` is an archive in Pulumi's wire format (and not, say, still unknown)."""
-    return isinstance(value, dict) and value.get(_SIGNATURE) == _ARCHIVE
+    """Return whether `value` is an archive in Pulumi's wire format (it may also be unknown, for instance)."""
+    return isinstance(value, dict) and value.get(_SIGNATURE_KEY) == _ARCHIVE_SIGNATURE
 
 
 def zip_path(archive: dict[str, Any], folder: Path, base: Path) -> Path:
-    """Where the zip of `archive` belongs: its name follows from the content, so that new code has a new name.
+    """Return the path for the zip file of `archive`; its name depends on the content, so changed code has a new name.
 
-    The engine sends the content's hash along. Only that tells what an archive in the state held when it was deployed:
-    the folder it names may have changed since.
+    The engine sends a hash of the content. For an archive in the state, the hash is all that is left of the content
+    that was deployed: the archive's folder may have changed since.
 
     Args:
         archive: The archive.
         folder: The folder for zip files.
-        base: What its relative paths are relative to.
+        base: The folder that the archive's relative paths start from.
     """
     digest = archive.get("hash") or hashlib.sha256(_zip(archive, base)).hexdigest()
     return folder / f"{digest}.zip"
 
 
 def write_zip(archive: dict[str, Any], folder: Path, base: Path) -> None:
-    """Write the zip of `archive` where `zip_path` says, unless it is there already.
+    """Write the zip file of `archive` to its `zip_path`, unless it exists.
 
     Raises:
-        UserError: The archive names something that is no file, folder or zip on this machine.
+        UserError: The archive names something that is not a file, folder or zip file on this machine.
     """
     target = zip_path(archive, folder, base)
     if target.exists():
@@ -68,7 +66,7 @@ def _zip(archive: dict[str, Any], base: Path) -> bytes:
 
 
 def _members(archive: dict[str, Any], base: Path) -> dict[str, bytes]:
-    """The files of `archive`: name, with slashes, -> content."""
+    """Return the content of each file in `archive` by name, with slashes."""
     if assets := archive.get("assets"):
         members: dict[str, bytes] = {}
         for name, value in assets.items():
@@ -83,7 +81,8 @@ def _members(archive: dict[str, Any], base: Path) -> dict[str, bytes]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as source:
             return {name: source.read(name) for name in source.namelist() if not name.endswith("/")}
-    raise UserError(f"The code archive {archive.get('path') or archive.get('uri')} is neither a folder nor a zip here.")
+    source = archive.get("path") or archive.get("uri")
+    raise UserError(f"the code archive {source} is not a folder or zip file on this machine: use one that is.")
 
 
 def _content(asset: dict[str, Any], base: Path) -> bytes:
@@ -91,7 +90,7 @@ def _content(asset: dict[str, Any], base: Path) -> bytes:
         try:
             return (base / path).read_bytes()
         except OSError as error:
-            raise UserError(f"The code asset {path} can't be read: {error.strerror}.") from error
+            raise UserError(f"the code asset {path} can't be read: {error.strerror}.") from error
     if uri := asset.get("uri"):
-        raise UserError(f"The code asset {uri} is not on this machine: use a file instead.")
+        raise UserError(f"the code asset {uri} is not on this machine: use a file instead.")
     return str(asset.get("text", "")).encode()

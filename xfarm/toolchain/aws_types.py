@@ -1,56 +1,34 @@
-"""The AWS types that the registry-built plugin knows, and what they are called on either side of it.
+"""What AWS types are called by `pulumi_aws`, by Terraform and by the bridge, and which of them are in use.
 
-Programs speak the names of `pulumi_aws` ("SDK" below). Behind the plugin stands Pulumi's dynamic Terraform bridge,
-which derives its names from Terraform's alone. Almost all names follow from one another by rule; what does not stands
-in the tables here, as read in the sources of `pulumi_aws` 7.51.1 and in the bridge's own schema.
+Programs and the state have the names of `pulumi_aws` ("SDK" below). Pulumi's dynamic Terraform bridge derives its names
+from Terraform's. Almost all names follow from one another by rule. The exceptions are in the tables here, as read in
+the sources of `pulumi_aws` 7.51.1 and in the bridge's own schema.
 """
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
 from xfarm.errors import UserError
+from xfarm.toolchain import terraform
 
-RESOURCES = (
-    "aws_cloudwatch_log_group",
-    "aws_cloudwatch_metric_alarm",
-    "aws_iam_role",
-    "aws_iam_role_policy",
-    "aws_iam_role_policy_attachment",
-    "aws_lambda_event_source_mapping",
-    "aws_lambda_function",
-    "aws_s3_bucket",
-    "aws_s3_bucket_notification",
-    "aws_s3_bucket_policy",
-    "aws_s3_bucket_public_access_block",
-    "aws_s3_bucket_server_side_encryption_configuration",
-    "aws_sns_topic",
-    "aws_sns_topic_policy",
-    "aws_sns_topic_subscription",
-    "aws_sqs_queue",
-    "aws_sqs_queue_policy",
-    "aws_sqs_queue_redrive_allow_policy",
-    "aws_sqs_queue_redrive_policy",
-)
-"""The resources, by their Terraform names: a line more here makes one more type available."""
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
-FUNCTIONS = (
-    "aws_caller_identity",
-    "aws_iam_policy_document",
-    "aws_region",
-)
-"""The data sources, by their Terraform names."""
-
-_SDK_TOKENS = {
-    "aws_caller_identity": "aws:index/getCallerIdentity:getCallerIdentity",
-    "aws_region": "aws:index/getRegion:getRegion",
-    "aws_sqs_queue_redrive_allow_policy": "aws:sqs/redriveAllowPolicy:RedriveAllowPolicy",
-    "aws_sqs_queue_redrive_policy": "aws:sqs/redrivePolicy:RedrivePolicy",
+_TERRAFORM_NAMES = {
+    "aws:sqs/redriveAllowPolicy:RedriveAllowPolicy": "aws_sqs_queue_redrive_allow_policy",
+    "aws:sqs/redrivePolicy:RedrivePolicy": "aws_sqs_queue_redrive_policy",
 }
-"""The SDK's tokens that don't follow from the Terraform name: see `_sdk_token`."""
+"""The Terraform names that don't follow from the SDK's token: see `terraform_name`."""
 
 _SDK_PROPERTIES = {
     "aws_cloudwatch_metric_alarm": {"name": "alarmName"},
     "aws_lambda_function": {"code": "filename", "name": "functionName"},
-    "aws_region": {"region": "name"},
     "aws_sns_topic_subscription": {"topic": "topicArn"},
 }
 """The SDK's name of a property -> the bridge's, where the two differ."""
@@ -76,65 +54,106 @@ _MIRRORS = {
 """What a resource shows of others that are made after it, and of its own traffic."""
 
 
-def _camel(words: list[str]) -> str:
-    return words[0] + "".join(word.title() for word in words[1:])
+_RESOURCE = re.compile(r"\b([a-z0-9]+)_?\.([A-Z]\w*)")
+_FUNCTION = re.compile(r"\b([a-z0-9]+)_?\.(get_\w+?)(?:_output)?\(")
+_IN_STATE = re.compile(r'"type":\s*"(aws:[\w/]+:\w+)"')
 
 
-def _token(module: str, member: str, *, function: bool) -> str:
-    upper = member[0].upper() + member[1:]
-    return f"aws:{module}/get{upper}:get{upper}" if function else f"aws:{module}/{member}:{upper}"
+def types_in_use(*folders: Path) -> set[str]:
+    """Return the tokens of all types and functions that programs may ask for, and of those in the local state.
+
+    The bridge has to know them before the first program runs. So they are read from the sources: whatever may be a
+    `pulumi_aws` class or function counts as one, as the bridge ignores names that the provider doesn't have. The
+    state has those that were removed from the programs and are still to be deleted.
+
+    Args:
+        folders: The folders with the sources of the programs.
+    """
+    found = set()
+    for text in (source.read_text(encoding="utf-8") for folder in folders for source in folder.rglob("*.py")):
+        found |= {_token(module, name) for module, name in _RESOURCE.findall(text)}
+        found |= {_token(module, _camel(name)) for module, name in _FUNCTION.findall(text)}
+    for state in _local_states():
+        found.update(_IN_STATE.findall(state.read_text(encoding="utf-8")))
+    return found
 
 
-def _sdk_token(terraform: str, *, function: bool) -> str:
-    """aws_s3_bucket_policy -> aws:s3/bucketPolicy:BucketPolicy."""
-    _, module, *member = terraform.split("_")
-    return _SDK_TOKENS.get(terraform) or _token(module, _camel(member), function=function)
+def _local_states() -> Iterator[Path]:
+    """Yield the files of a state in a folder ("Managing state and backends" in Pulumi's documentation)."""
+    backend = urlsplit(os.environ.get("PULUMI_BACKEND_URL", ""))
+    if backend.scheme == "file":
+        yield from (Path(url2pathname(backend.path)) / ".pulumi" / "stacks").rglob("*.json")
 
 
-def _bridge_token(terraform: str, *, function: bool) -> str:
-    """aws_s3_bucket_policy -> aws:index/s3BucketPolicy:S3BucketPolicy."""
-    return _token("index", _camel(terraform.split("_")[1:]), function=function)
+def _camel(name: str) -> str:
+    first, *words = name.split("_")
+    return first + "".join(word.capitalize() for word in words)
 
 
-BY_SDK_TOKEN = {_sdk_token(name, function=False): name for name in RESOURCES} | {
-    _sdk_token(name, function=True): name for name in FUNCTIONS
-}
+def _token(module: str, member: str) -> str:
+    """Return the token of a class ("Bucket") or function ("getRegion") in a module of the SDK, or in `aws` itself."""
+    module = "index" if module == "aws" else module
+    return f"aws:{module}/{member[0].lower()}{member[1:]}:{member}"
+
+
+def _is_function(token: str) -> bool:
+    """Return whether the token is that of a function: `aws:index/getRegion:getRegion`."""
+    return token.rpartition(":")[2].startswith("get")
 
 
 def terraform_name(token: str) -> str:
-    """The Terraform name of the SDK's type or function `token`.
+    """Return the Terraform name of a type or function: aws:s3/bucketPolicy:BucketPolicy -> aws_s3_bucket_policy."""
+    if token in _TERRAFORM_NAMES:
+        return _TERRAFORM_NAMES[token]
+    module, _, member = token.removeprefix("aws:").partition("/")
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", member.partition(":")[0]).lower()
+    name = words.removeprefix("get_") if _is_function(token) else words
+    return f"aws_{name}" if module == "index" else f"aws_{module}_{name}"
+
+
+def require_known(token: str, known: Collection[str]) -> None:
+    """Make sure that the bridge was told to include a type or function.
 
     Raises:
-        UserError: The type is not in this module's table.
+        UserError: It was not, as no program names it in a way that can be found.
     """
-    try:
-        return BY_SDK_TOKEN[token]
-    except KeyError:
-        message = (
-            f"This checkout's AWS plugin doesn't know {token}: "
-            f"add its Terraform name to RESOURCES or FUNCTIONS in xfarm/toolchain/aws_types.py."
+    if token.startswith("aws:") and token not in known:
+        raise UserError(
+            f"{token} is not among the types that the registry-built AWS plugin has found in the programs: "
+            f"write it as aws.MODULE.CLASS or aws.MODULE.get_FUNCTION, after `import pulumi_aws as aws`."
         )
-        raise UserError(message) from None
+
+
+def not_in_terraform(token: str) -> str:
+    """Return the message about a type or function that Terraform's provider doesn't have by the derived name."""
+    return (
+        f"Terraform's AWS provider {terraform.VERSION} has no {terraform_name(token)}, the name derived from {token}: "
+        f"if it has another name there, add a line to _TERRAFORM_NAMES in xfarm/toolchain/aws_types.py."
+    )
+
+
+def not_a_property(token: str) -> str:
+    """Return what to add to the message about a property that Terraform's provider doesn't have."""
+    return (
+        f"If pulumi_aws calls the property something else, or lets it be left out, add a line for "
+        f"{terraform_name(token)} to _SDK_PROPERTIES or _PHYSICAL_NAMES in xfarm/toolchain/aws_types.py."
+    )
 
 
 def bridge_token(token: str) -> str:
-    """The bridge's token for the SDK's `token`; Pulumi's own (`pulumi:...`) stay as they are.
+    """Return the bridge's token: aws:s3/bucketPolicy:BucketPolicy -> aws:index/s3BucketPolicy:S3BucketPolicy.
 
-    Raises:
-        UserError: The type is not in this module's table.
+    Pulumi's own (`pulumi:...`) stay as they are.
     """
     if token.startswith("pulumi:"):
         return token
-    terraform = terraform_name(token)
-    return _bridge_token(terraform, function=terraform in FUNCTIONS)
+    name = terraform_name(token).removeprefix("aws_")
+    member = _camel(f"get_{name}" if _is_function(token) else name)
+    return _token("index", member if _is_function(token) else member[0].upper() + member[1:])
 
 
 def bridge_urn(urn: str) -> str:
-    """`urn` with the last type in its chain of types (parent$child) as the bridge calls it.
-
-    Raises:
-        UserError: The type is not in this module's table.
-    """
+    """`urn` with the last type in its chain of types (parent$child) as the bridge calls it."""
     head, types, name = _split_urn(urn)
     *parents, own = types.split("$")
     return "::".join((head, "$".join((*parents, bridge_token(own))), name))
@@ -163,10 +182,10 @@ def physical_name(token: str) -> str | None:
 
 def has_own_region(token: str) -> bool:
     """Whether the SDK's resource has a `region` that Terraform's provider 5 doesn't know (S3 buckets always had)."""
-    if token.startswith("pulumi:"):
+    if token.startswith("pulumi:") or _is_function(token):
         return False
-    terraform = terraform_name(token)
-    return terraform in RESOURCES and terraform != "aws_s3_bucket" and not terraform.startswith("aws_iam_")
+    terraform_type = terraform_name(token)
+    return terraform_type != "aws_s3_bucket" and not terraform_type.startswith("aws_iam_")
 
 
 def mirrors(token: str) -> set[str]:

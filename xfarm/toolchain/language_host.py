@@ -1,4 +1,4 @@
-"""`pulumi-language-python` for machines that cannot download the official one: it runs a project's `__main__.py`.
+"""`pulumi-language-python` for machines that can't download the official one: it runs a project's `__main__.py`.
 
 The engine starts one for each run of a program.
 
@@ -14,7 +14,7 @@ import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 import pulumi
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_MACHINERY = (
+_MACHINERY: Final = (
     *(str(Path(module.__file__ or "").parent) for module in (asyncio, pulumi)),
     "<frozen runpy>",
     __file__,
 )
-"""How the file names of code begin that stands between the engine and the program."""
+"""The file names, or their first parts, of the code between the engine and the program."""
 
-_ORIGIN = "first traceback"
-"""The attribute in which an error carries its origin from task to task."""
+_ORIGIN: Final = "first traceback"
+"""The attribute that carries an error's first traceback from task to task."""
 
 
 class LanguageHost(LanguageServer):
-    """The SDK's own server for inline programs, made to run the program of a folder."""
+    """The SDK's server for inline programs, changed to run the program in a folder."""
 
     def __init__(self, engine_address: str) -> None:
         super().__init__(lambda: None)
@@ -53,9 +53,9 @@ class LanguageHost(LanguageServer):
 
     @override
     def Run(self, request: language_pb2.RunRequest, context: grpc.ServicerContext) -> language_pb2.RunResponse:
-        """Run the program in its folder, which comes first on the module path as for any script.
+        """Run the program in its folder, which is first on the module path as for any script.
 
-        It differs from the SDK's in what is reported when the program fails: once, and without our own share in it.
+        Unlike the SDK's own method, it reports an error once, and without the frames of this module.
         """
         folder = request.info.program_directory
         os.chdir(folder)
@@ -73,16 +73,16 @@ class LanguageHost(LanguageServer):
         try:
             with asyncio.Runner() as runner:
                 loop = runner.get_loop()
-                # As many as in the SDK's: each resource that is waited for takes one.
+                # As many as in the SDK's method: each resource that is being registered takes one.
                 loop.set_default_executor(ThreadPoolExecutor(max(request.parallel, 1) * 4))
                 loop.set_task_factory(_create_task)
                 runner.run(run_in_stack(lambda: _run(Path(folder) / "__main__.py")))
         except (pulumi.RunError, UserError) as error:
             pulumi.log.error(str(error))
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:  # which it is when the engine has given up
+            if error.code() != grpc.StatusCode.UNAVAILABLE:  # the code when the engine has given up
                 pulumi.log.error(f"RPC error: {error.details()}")
-        except BaseException as error:  # noqa: BLE001 - the program's own, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the program may raise anything
             pulumi.log.error(f"Program failed with an unhandled exception:\n{program_traceback(error)}")
         else:
             return language_pb2.RunResponse()
@@ -100,20 +100,23 @@ def _create_task(
     name: str | None = None,
     context: Context | None = None,
 ) -> asyncio.Task[_T]:
-    """A task that notes where an error came from: of several that wait for one result, asyncio tells only the first."""
+    """Return a task that stores the first traceback of an error in it.
 
-    async def noting() -> _T:
+    When several tasks wait for one result, asyncio raises the error with its full traceback only in the first.
+    """
+
+    async def with_origin() -> _T:
         try:
             return await coroutine
         except Exception as error:
             vars(error).setdefault(_ORIGIN, error.__traceback__)
             raise
 
-    return asyncio.Task(noting(), loop=loop, name=name, context=context)
+    return asyncio.Task(with_origin(), loop=loop, name=name, context=context)
 
 
 def program_traceback(error: BaseException) -> str:
-    """The traceback of `error` from where it enters code that is not machinery: all of it, if it never does."""
+    """Return the traceback of `error` from where it enters the program, or all of it if it never does."""
     start: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
     entry = start
     while entry and entry.tb_frame.f_code.co_filename.startswith(_MACHINERY):
@@ -122,8 +125,8 @@ def program_traceback(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Serve the engine until it says that it's done."""
-    service.end_at_once_when_told()
+    """Serve the engine until it asks to exit."""
+    service.exit_on_request()
     host = LanguageHost(sys.argv[-1])
     service.serve(lambda server: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server))
 

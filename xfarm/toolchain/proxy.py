@@ -1,4 +1,4 @@
-"""The AWS plugin's conversation: what the engine asks is handed on to the bridge, under the names that it knows."""
+"""Passes the engine's calls on to the Terraform bridge, under the bridge's names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
@@ -22,55 +22,59 @@ from xfarm.toolchain.renaming import Call
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     _Handler = grpc.RpcMethodHandler[bytes, bytes]
 
-_SERVICE = provider_pb2.DESCRIPTOR.services_by_name["ResourceProvider"]
-_RENAMED = {"Check", "Diff", "Create", "Read", "Update", "Delete", "Invoke"}
-_REFUSED = {"Handshake", "Parameterize", "GetSchema", "List", "Construct", "Call"}
-"""The bridge doesn't know the first; the others would speak of its own names."""
-_ANSWERED = {
+_SERVICE: Final = provider_pb2.DESCRIPTOR.services_by_name["ResourceProvider"]
+_RENAMED: Final = {"Check", "Diff", "Create", "Read", "Update", "Delete", "Invoke"}
+_REFUSED: Final = {"Handshake", "Parameterize", "GetSchema", "List", "Construct", "Call"}
+"""The bridge has no `Handshake`, and its responses to the others would contain its own names."""
+_ANSWERED: Final = {
     "Attach": b"",
     "GetPluginInfo": plugin_pb2.PluginInfo(version=version("pulumi-aws")).SerializeToString(),
 }
-_DETAILS = "grpc-status-details-bin"
-"""The metadata key of gRPC's richer error model; the engine finds the state of a half-made resource in it."""
+_NOT_IN_TERRAFORM: Final = ("unknown resource token", "unknown datasource token")
+"""The bridge's errors for what its provider lacks (`pkg/pf/tfbridge/provider.go` in pulumi-terraform-bridge)."""
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+"""The metadata key of gRPC's richer error model; the engine finds the state of a half-created resource in it."""
 
 
 @dataclass(frozen=True)
 class Configured:
-    """A bridge that was told its provider's settings, and what it answered to them."""
+    """A bridge with configured provider, and its response to `Configure`."""
 
     channel: grpc.Channel
     region: str
-    answer: bytes
+    response: bytes
 
 
 class Proxy(grpc.GenericRpcHandler):
-    """Serves `pulumirpc.ResourceProvider` by asking a bridge.
+    """Serves `pulumirpc.ResourceProvider` by calling a bridge.
 
-    Several engines may ask at once: those with the same settings of the provider share a bridge, another gets its own.
+    Several engines may call at the same time. Engines with the same provider settings share a bridge.
     """
 
-    def __init__(self, start: Callable[[], grpc.Channel], zips: Path) -> None:
+    def __init__(self, start: Callable[[], grpc.Channel], zips: Path, types: Collection[str]) -> None:
         """Start the first bridge.
 
         Args:
             start: Starts a bridge, and opens a channel to it.
-            zips: The folder for zip files made of code archives.
+            zips: The folder for zip files of code archives.
+            types: The tokens of the types and functions that a bridge includes.
         """
         self._start = start
         self._zips = zips
+        self._types = types
         self._starting = ThreadPoolExecutor()
         self._first = self._starting.submit(start)
         self._configured: dict[bytes, Future[Configured]] = {}
-        self._of_peer: dict[str, Configured] = {}
+        self._by_peer: dict[str, Configured] = {}
         self._lock = Lock()
 
     @override
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> _Handler | None:
-        """What serves the called method; None, which gRPC answers with "unimplemented", for what this plugin hasn't."""
+        """Return the handler of a method, or None if the plugin has no such method: gRPC responds "unimplemented"."""
         method = handler_call_details.method.rpartition("/")[2]
         if method in _REFUSED or method not in _SERVICE.methods_by_name:
             return None
@@ -81,20 +85,20 @@ class Proxy(grpc.GenericRpcHandler):
             except UserError as error:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-        # The stub of gRPC wants a function of any arguments at all.
+        # The type in gRPC's stub is a function that takes any arguments.
         return grpc.unary_unary_rpc_method_handler(answer)  # pyrefly: ignore[bad-argument-type]
 
     def answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
-        """Answer one call.
+        """Return the response to one call.
 
         Raises:
-            UserError: It asks for what this plugin can't do.
+            UserError: The plugin can't do what the call asks for.
         """
         if method in _ANSWERED:
             return _ANSWERED[method]
         if method == "Configure":
-            return self._configure(request, context).answer
-        configured = self._of_peer.get(context.peer())
+            return self._configure(request, context).response
+        configured = self._by_peer.get(context.peer())
         channel = configured.channel if configured else self._first.result()
         if method not in _RENAMED:
             return _forward(channel, method, request, context)
@@ -102,67 +106,69 @@ class Proxy(grpc.GenericRpcHandler):
         message = GetMessageClass(types.input_type).FromString(request)
         folder = self.folder(getattr(message, "urn", ""), context.peer())
         call = Call(method, message, self._zips, configured.region if configured else "", folder)
+        aws_types.require_known(call.token, self._types)
         response = GetMessageClass(types.output_type).FromString(
             _forward(channel, method, message.SerializeToString(), context, call)
         )
-        call.answer(response)
+        call.rename_response(response)
         return response.SerializeToString()
 
-    def folder(self, urn: str, peer: str) -> Path:  # noqa: ARG002 - for who serves several
-        """The folder of the project whose resource the engine at `peer` asks about: its own engine starts us there."""
+    def folder(self, urn: str, peer: str) -> Path:  # noqa: ARG002 - for the subclass
+        """Return the folder of the project that `urn` belongs to: the working directory that the engine has set."""
         return Path()
 
     def _configure(self, request: bytes, context: grpc.ServicerContext) -> Configured:
         settings = provider_pb2.ConfigureRequest.FromString(request)
-        for name in ("id", "name", "type", "urn"):  # which tell one engine's provider from another's
+        for name in ("id", "name", "type", "urn"):  # differ from engine to engine
             settings.ClearField(name)
         key = settings.SerializeToString(deterministic=True)
 
         def configure(bridge: Future[grpc.Channel]) -> Configured:
             channel = bridge.result()
-            answer = channel.unary_unary(f"/{_SERVICE.full_name}/Configure")(request)
-            return Configured(channel, _region(settings), answer)
+            response = channel.unary_unary(f"/{_SERVICE.full_name}/Configure")(request)
+            return Configured(channel, _region(settings), response)
 
         with self._lock:
             if key not in self._configured:
                 bridge = self._starting.submit(self._start) if self._configured else self._first
                 self._configured[key] = self._starting.submit(configure, bridge)
         try:
-            configured = self._of_peer[context.peer()] = self._configured[key].result()
+            configured = self._by_peer[context.peer()] = self._configured[key].result()
         except grpc.RpcError as error:
-            _refuse(error, context)
+            _abort(error, context)
         return configured
 
 
 def _region(settings: provider_pb2.ConfigureRequest) -> str:
-    """The region in the provider's settings; none in them means the environment's."""
+    """Return the region in the provider's settings, or else the one in the environment."""
     return settings.variables.get("aws:config:region") or os.environ.get("AWS_REGION", "")
 
 
 def _forward(
     channel: grpc.Channel, method: str, request: bytes, context: grpc.ServicerContext, call: Call | None = None
 ) -> bytes:
-    """Ask the bridge, unless the engine goes away; its error becomes ours, with code, details and metadata."""
-    asked = channel.unary_unary(f"/{_SERVICE.full_name}/{method}").future(request)
+    """Call the bridge; cancel the call if the engine does, and pass on an error with code, details and metadata."""
+    future = channel.unary_unary(f"/{_SERVICE.full_name}/{method}").future(request)
 
-    def give_up() -> None:
-        asked.cancel()
+    def cancel() -> None:
+        future.cancel()
 
-    context.add_callback(give_up)
+    context.add_callback(cancel)
     try:
-        return asked.result()
+        return future.result()
     except grpc.RpcError as error:
-        _refuse(error, context, call)
+        _abort(error, context, call)
 
 
-def _refuse(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | None = None) -> NoReturn:
+def _abort(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | None = None) -> NoReturn:
     error = cast("grpc.Call", caught)
     details = error.details() or ""
     metadata = tuple(error.trailing_metadata() or ())
     if call:
-        details = call.text(details)
+        missing = any(phrase in details for phrase in _NOT_IN_TERRAFORM)
+        details = aws_types.not_in_terraform(call.token) if missing else call.rename_text(details)
         metadata = tuple(
-            (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS else value)
+            (key, rename_details(value, call) if isinstance(value, bytes) and key == _DETAILS_KEY else value)
             for key, value in metadata
         )
     context.set_trailing_metadata(metadata)
@@ -170,34 +176,33 @@ def _refuse(caught: grpc.RpcError, context: grpc.ServicerContext, call: Call | N
 
 
 def rename_details(status: bytes, call: Call) -> bytes:
-    """Rename in the error's details, where the engine finds the properties of a resource that was only half made."""
+    """Return an error's details with names changed; they may contain the properties of a half-created resource."""
     message = status_pb2.Status.FromString(status)
-    message.message = call.text(message.message)
+    message.message = call.rename_text(message.message)
     failed = provider_pb2.ErrorResourceInitFailed()
     for detail in message.details:
         if detail.Unpack(failed):
-            call.answer(failed)
+            call.rename_response(failed)
             detail.Pack(failed)
     return message.SerializeToString()
 
 
-def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
-    """Wait for a bridge to be ready for its provider; return the channel to it.
-
-    Only the types that we know are included: all of them would take far longer.
+def bridge(child: subprocess.Popen[str], provider: str, types: Collection[str]) -> grpc.Channel:
+    """Wait until a bridge serves its provider, and return the channel to it.
 
     Args:
-        child: The bridge, which tells its port on its standard output.
+        child: The bridge, which prints its port to standard output.
         provider: The path of Terraform's provider.
+        types: The tokens of the types and functions to include, because loading all of them takes far longer.
 
     Raises:
-        UserError: The bridge can't be used.
+        UserError: The bridge has ended, or can't load the provider.
     """
     port = child.stdout.readline().strip() if child.stdout else ""
     if not port:
-        raise UserError("The Terraform bridge ended at once.")
+        raise UserError("the Terraform bridge ended at once: see the messages above.")
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=service.CHANNEL_OPTIONS)
-    included = ",".join((*aws_types.RESOURCES, *aws_types.FUNCTIONS))
+    included = ",".join(sorted(map(aws_types.terraform_name, types)))
     request = provider_pb2.ParameterizeRequest(
         args=provider_pb2.ParameterizeRequest.ParametersArgs(
             args=[provider, "--provider-name", "aws", "--include", included]
@@ -206,5 +211,6 @@ def bridge(child: subprocess.Popen[str], provider: str) -> grpc.Channel:
     try:
         channel.unary_unary(f"/{_SERVICE.full_name}/Parameterize")(request.SerializeToString())
     except grpc.RpcError as error:
-        raise UserError(f"The Terraform bridge can't use {provider}: {cast('grpc.Call', error).details()}") from error
+        details = (cast("grpc.Call", error).details() or "no details").rstrip(".")
+        raise UserError(f"the Terraform bridge can't use {provider}: {details}.") from error
     return channel

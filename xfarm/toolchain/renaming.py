@@ -1,7 +1,7 @@
-"""One call from the engine to the bridge and back, with everything in it called by the names that each side knows.
+"""Changes the names in one call from the engine to the bridge, and in its response.
 
-It works on the protobuf messages of `pulumirpc.ResourceProvider`, in place and by the names of their fields, so that a
-call that carries nothing to rename needs no code here.
+It changes the protobuf messages of `pulumirpc.ResourceProvider` in place, by the names of their fields. So a method
+without names in its messages needs no code here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
@@ -28,50 +28,52 @@ if TYPE_CHECKING:
 
     _M = TypeVar("_M", bound=Message)
 
-_REQUEST_STRUCTS = ("args", "inputs", "news", "old_inputs", "olds", "properties")
-_RESPONSE_STRUCTS = ("inputs", "properties", "return")
-_COMPARED = ("inputs", "properties")
-_NOTHING: tuple[object, ...] = (None, False, 0, "", [], {})
-"""What one side may leave out and the other write, as Terraform's own types do with zero values."""
-_RAW_STATE = "__pulumi_raw_state_delta"
-"""The bridge's own note on how Terraform wrote the same properties: what one says has to fit the other."""
-_WRITTEN = ("news", "properties")
-"""The fields of Create and Update that hold what is about to be made real: its code must lie there as a file."""
+_REQUEST_STRUCTS: Final = ("args", "inputs", "news", "old_inputs", "olds", "properties")
+_RESPONSE_STRUCTS: Final = ("inputs", "properties", "return")
+_COMPARED: Final = ("inputs", "properties")
+_EMPTY: Final[tuple[object, ...]] = (None, False, 0, "", [], {})
+"""Values that one side may leave out and the other write, like the zero values of Terraform's types."""
+_RAW_STATE: Final = "__pulumi_raw_state_delta"
+"""The bridge's record of how Terraform wrote the same properties; the two have to match."""
+_UNKNOWN_PROPERTY: Final = ("Missing required argument", "Invalid or unknown key")
+"""The provider's errors for a property that has another name in Terraform (`helper/schema/schema.go` in its SDK)."""
+_DESIRED: Final = ("news", "properties")
+"""The fields of Create and Update with the properties that the provider will apply: their code has to be a file."""
 
 
 class Call:
-    """The names of one call: made from the request, which it renames, and then applied to the answer."""
+    """The names in one call: changed in the request at once, and later in the response."""
 
     def __init__(self, method: str, request: Any, zips: Path, region: str, folder: Path) -> None:  # noqa: ANN401
-        """Rename `request`, a message of the engine's, to what the bridge understands.
+        """Change the names in `request` to the bridge's.
 
         Args:
             method: The name of the remote procedure, e.g. "Create".
-            request: Its message, of one of many generated classes (hence Any).
-            zips: The folder for zip files made of code archives.
+            request: Its message, an instance of one of many generated classes (hence Any).
+            zips: The folder for zip files of code archives.
             region: The provider's region.
-            folder: The project's, which paths in its state are relative to.
+            folder: The project's folder, which relative paths in its state start from.
 
         Raises:
-            UserError: The request is about a type that isn't in the table, code that can't be read, or another region.
+            UserError: The request has code that can't be read, or another region.
         """
         urn = getattr(request, "urn", "")
-        self._token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
-        self._to_bridge = aws_types.bridge_properties(self._token)
+        self.token = getattr(request, "tok", "") or (aws_types.urn_token(urn) if urn else "pulumi:none")
+        """The SDK's token of the type or function that is called."""
+        self._to_bridge = aws_types.bridge_properties(self.token)
         self._to_sdk = {bridge: sdk for sdk, bridge in self._to_bridge.items()}
-        self._region = region if aws_types.has_own_region(self._token) else None
+        self._region = region if aws_types.has_own_region(self.token) else None
         self._codes: dict[str, Value] = {}
-        self._asked = _copy(request.inputs) if method == "Read" else Struct()
+        self._inputs = _copy(request.inputs) if method == "Read" else Struct()
         self._known = {name: _copy(field) for name, field in _structs(request, _COMPARED)} if method == "Read" else {}
         self._urns = (aws_types.bridge_urn(urn), urn) if urn else ("", "")
-
-        self._settled = method == "Diff" and _settled(request)
+        self._unchanged = method == "Diff" and _is_unchanged(request)
 
         if method == "Check":
-            self._name(request)
+            self._fill_in_name(request)
         for name, properties in _structs(request, _REQUEST_STRUCTS):
-            self._leave_region_out(properties)
-            self._zip_code(properties, zips, folder, write=method in ("Create", "Update") and name in _WRITTEN)
+            self._remove_region(properties)
+            self._zip_code(properties, zips, folder, write=method in ("Create", "Update") and name in _DESIRED)
             _rename(properties, self._to_bridge)
         if urn:
             request.urn = self._urns[0]
@@ -82,24 +84,26 @@ class Call:
         if ignored := getattr(request, "ignoreChanges", None):
             ignored[:] = [_rename_path(path, self._to_bridge) for path in ignored]
 
-    def answer(self, response: Any) -> None:  # noqa: ANN401 - one of many generated classes
-        """Rename `response`, a message of the bridge's, to what the engine asked about."""
+    def rename_response(self, response: Any) -> None:  # noqa: ANN401 - one of many generated classes
+        """Change the names in `response`, a message of the bridge, back to the engine's."""
         for name, properties in _structs(response, _RESPONSE_STRUCTS):
             _rename(properties, self._to_sdk)
             self._restore_code(properties)
             if self._region and name == "properties":
                 properties["region"] = self._region
             if name in self._known:
-                mirrors = aws_types.mirrors(self._token) - set(self._asked.fields)
-                _put_back(self._known[name], properties, mirrors)
+                mirrors = aws_types.mirrors(self.token) - set(self._inputs.fields)
+                _restore_known(self._known[name], properties, mirrors)
         for failure in getattr(response, "failures", ()):
             failure.property = _rename_path(failure.property, self._to_sdk)
-            failure.reason = self.text(failure.reason)
+            unknown = any(phrase in failure.reason for phrase in _UNKNOWN_PROPERTY)
+            hint = f" {aws_types.not_a_property(self.token)}" if unknown else ""
+            failure.reason = self.rename_text(failure.reason) + hint
         if isinstance(response, provider_pb2.DiffResponse):
-            self._answer_diff(response)
+            self._rename_diff(response)
 
-    def _answer_diff(self, diff: provider_pb2.DiffResponse) -> None:
-        if self._settled and not (diff.detailedDiff or diff.replaces):
+    def _rename_diff(self, diff: provider_pb2.DiffResponse) -> None:
+        if self._unchanged and not (diff.detailedDiff or diff.replaces):
             diff.CopyFrom(provider_pb2.DiffResponse(changes=provider_pb2.DiffResponse.DIFF_NONE))
         for paths in (diff.replaces, diff.stables, diff.diffs):
             paths[:] = [_rename_path(path, self._to_sdk) for path in paths]
@@ -108,17 +112,17 @@ class Call:
                 diff.detailedDiff[renamed].CopyFrom(diff.detailedDiff[path])
                 del diff.detailedDiff[path]
 
-    def text(self, message: str) -> str:
-        """`message`, meant for people, with the resource called as the program calls it."""
-        ours, theirs = self._urns
-        message = message.replace(ours, theirs) if ours else message
+    def rename_text(self, message: str) -> str:
+        """Return `message`, a text for people, with the URN and the properties named as in the program."""
+        bridge_urn, sdk_urn = self._urns
+        message = message.replace(bridge_urn, sdk_urn) if bridge_urn else message
         for bridge, sdk in self._to_sdk.items():
             message = message.replace(f"'{bridge}'", f"'{sdk}'").replace(f'"{bridge}"', f'"{sdk}"')
         return message
 
-    def _name(self, request: Any) -> None:  # noqa: ANN401 - CheckRequest
-        """Give the resource the name that `pulumi_aws` promises to whoever gives none: logical name, 7 digits."""
-        key = aws_types.physical_name(self._token)
+    def _fill_in_name(self, request: Any) -> None:  # noqa: ANN401 - CheckRequest
+        """Fill in the physical name that `pulumi_aws` promises when the program gives none: logical name, 7 digits."""
+        key = aws_types.physical_name(self.token)
         if key is None or key in request.news.fields:
             return
         if key in request.olds.fields:
@@ -128,7 +132,7 @@ class Call:
         request.news[key] = f"{request.urn.split('::', 3)[3]}-{suffix}".lower()
 
     def _zip_code(self, properties: Struct, zips: Path, folder: Path, *, write: bool) -> None:
-        """Replace a function's archive value by the path of its zip, and remember which it was."""
+        """Replace a function's archive with the path of its zip file, and remember the archive."""
         if self._to_bridge.get("code") is None or "code" not in properties.fields:
             return
         value = properties.fields["code"]
@@ -141,11 +145,14 @@ class Call:
         self._codes[path] = _copy(value)
         value.string_value = path
 
-    def _leave_region_out(self, properties: Struct) -> None:
-        """Take out what each resource got only in version 6 of Terraform's provider: the bridged one is older."""
+    def _remove_region(self, properties: Struct) -> None:
+        """Remove the region, which resources have only since version 6 of Terraform's provider; this one is older."""
         if self._region and "region" in properties.fields:
-            if (asked := properties.fields["region"].string_value) != self._region:
-                raise UserError(f"This checkout's AWS plugin can't put single resources into another region ({asked}).")
+            if (region := properties.fields["region"].string_value) != self._region:
+                raise UserError(
+                    f"this checkout's AWS plugin can't put a single resource into another region ({region}): "
+                    "remove its 'region', or use the official Pulumi."
+                )
             del properties.fields["region"]
 
     def _restore_code(self, properties: Struct) -> None:
@@ -166,33 +173,30 @@ def _copy(message: _M) -> _M:
     return copy
 
 
-def _put_back(known: Struct, read: Struct, mirrors: set[str]) -> None:
-    """Put back what was `known` of a resource where what was `read` now tells nothing new.
+def _restore_known(known: Struct, read: Struct, mirrors: set[str]) -> None:
+    """Restore the `known` value of each property whose value as `read` now means the same.
 
-    AWS and the provider respell JSON documents, and the bridge reads "nothing" as an empty list or map where it wrote
-    none at all; a refresh would show each of these as a change. The `mirrors` show what other resources are asked for,
-    each of which tells of its own changes.
+    AWS and the provider write JSON documents with other spaces, and the bridge reads an unset list or map as an empty
+    one; a refresh would show each of these as a change. The `mirrors` are properties that other resources set, which
+    show their changes themselves.
     """
     for key in (known.fields.keys() | read.fields.keys()) - {_RAW_STATE}:
-        if key in mirrors or _plain(_value(known, key)) == _plain(_value(read, key)):
+        if key in mirrors or _normalized(_value(known, key)) == _normalized(_value(read, key)):
             _copy_field(known, read, key)
-            noted = _noted(known)
-            if key in noted.fields:
-                _noted(read, create=True).fields[key].CopyFrom(noted.fields[key])
-            elif key in _noted(read).fields:
-                del _noted(read).fields[key]
+            raw = _raw_state(known)
+            if key in raw.fields:
+                _raw_state(read, create=True).fields[key].CopyFrom(raw.fields[key])
+            elif key in _raw_state(read).fields:
+                del _raw_state(read).fields[key]
 
 
-def _settled(request: provider_pb2.DiffRequest) -> bool:
-    """Whether all that the program asks for is what it asked for before, and is what there is, but for the spelling.
+def _is_unchanged(request: provider_pb2.DiffRequest) -> bool:
+    """Return whether the program's new inputs mean the same as its old inputs and as the state.
 
-    Terraform then may still plan to write a JSON document anew, with other spaces.
+    Terraform may plan a change even then: to write a JSON document with other spaces.
     """
-    asked, asked_before, there_is = (
-        _dict(properties) for properties in (request.news, request.old_inputs, request.olds)
-    )
-    there = {key: there_is.get(key) for key in asked}
-    return _plain(asked) == _plain(asked_before) == _plain(there)
+    inputs, old_inputs, state = (_dict(properties) for properties in (request.news, request.old_inputs, request.olds))
+    return _normalized(inputs) == _normalized(old_inputs) == _normalized({key: state.get(key) for key in inputs})
 
 
 def _copy_field(source: Struct, target: Struct, key: str) -> None:
@@ -202,8 +206,8 @@ def _copy_field(source: Struct, target: Struct, key: str) -> None:
         del target.fields[key]
 
 
-def _noted(properties: Struct, *, create: bool = False) -> Struct:
-    """The part of the bridge's note (see `_RAW_STATE`) that tells of each property how Terraform wrote it."""
+def _raw_state(properties: Struct, *, create: bool = False) -> Struct:
+    """Return the part of `_RAW_STATE` with an entry for each property."""
     for part in (_RAW_STATE, "obj", "ps"):
         if part not in properties.fields and not create:
             return Struct()
@@ -219,20 +223,20 @@ def _value(properties: Struct, key: str) -> Any:  # noqa: ANN401 - any JSON
     return json_format.MessageToDict(properties.fields[key]) if key in properties.fields else None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """`value` with JSON documents taken apart and with nothing said in one way only."""
+def _normalized(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Return `value` with JSON documents parsed, and with None for every empty value."""
     if isinstance(value, dict):
-        value = {key: kept for key, item in value.items() if (kept := _plain(item)) is not None}
+        value = {key: kept for key, item in value.items() if (kept := _normalized(item)) is not None}
     elif isinstance(value, list):
-        value = [_plain(item) for item in value]
+        value = [_normalized(item) for item in value]
     elif isinstance(value, str) and value[:1] in ("{", "["):
         with suppress(ValueError):
             value = json.loads(value)
-    return None if value in _NOTHING else value
+    return None if value in _EMPTY else value
 
 
 def _rename(properties: Struct, names: dict[str, str]) -> None:
-    # Looking up a missing key of a Struct would create it, with a value of no kind, on which the engine panics.
+    # Looking up a missing key of a Struct would create it with a value of no kind, and the engine would panic on that.
     values = {old: _copy(properties.fields[old]) for old in names if old in properties.fields}
     for old in values:
         del properties.fields[old]
@@ -241,7 +245,7 @@ def _rename(properties: Struct, names: dict[str, str]) -> None:
 
 
 def _rename_path(path: str, names: dict[str, str]) -> str:
-    """`path` ("name", "code.assets", `tags["a"]`) with its first step renamed."""
+    """Return `path` (`name`, `code.assets`, `tags["a"]`) with its first part renamed."""
     first = re.match(r"[^.\[]*", path)
     head = first.group() if first else ""
     return names.get(head, head) + path[len(head) :]

@@ -1,4 +1,4 @@
-"""Which Pulumi this checkout uses: the one on PATH, else the official one, else one built from package registries."""
+"""Chooses the Pulumi of this checkout: the one on PATH, else a download, else one built from package registries."""
 
 from __future__ import annotations
 
@@ -12,56 +12,61 @@ import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xfarm.toolchain import build, terraform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_LANGUAGE_HOST = "pulumi-language-python"
-_MINIMUM_CLI = (3, 256, 0)
-"""The first CLI whose ``destroy`` knows ``--ignore-protect`` (release notes of Pulumi 3.256.0)."""
-_DOWNLOAD_SECONDS = 5
-"""How long a server may keep silent before a download counts as impossible here."""
+_LANGUAGE_HOST: Final = "pulumi-language-python"
+_MINIMUM_CLI: Final = (3, 256, 0)
+"""The first CLI with `destroy --ignore-protect` (release notes of Pulumi 3.256.0)."""
+_DOWNLOAD_TIMEOUT_S: Final = 5
+"""How long a server may be silent before the download is given up, in seconds."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A Pulumi that works: what has to be in front of PATH, and what else has to be in the environment."""
+    """A Pulumi that works, and the environment that it needs."""
 
     summary: str
     path: list[str]
+    """The folders to put first on PATH."""
     environment: dict[str, str]
     files: list[str]
-    """Without these it has to be looked for again."""
+    """If one of these is missing, the choice is made again."""
     shared_plugin: str
-    """The AWS plugin that several engines can attach to at once; empty where there is none."""
+    """The AWS plugin that several engines can attach to at the same time; empty if there is none."""
     fingerprint: list[str] = field(default_factory=list)
-    """What the choice was made from: with another, it has to be made again."""
+    """What the choice depends on; if it differs, the choice is made again."""
 
 
-def resolve(root: Path, say: Callable[[str], None]) -> Toolchain:
-    """The toolchain of the checkout at `root`; what it is gets said in one line.
+def resolve(root: Path, notify: Callable[[str], None]) -> Toolchain:
+    """Return the toolchain of the checkout at `root`, and report it in one line.
 
-    Looking once takes seconds, or minutes where something has to be built; the finding is kept in the checkout.
+    The first call takes seconds, or minutes if something has to be built. The result is recorded in the checkout.
+
+    Args:
+        root: The checkout's folder.
+        notify: Called with each message for the user.
 
     Raises:
-        UserError: There is none, and none can be had.
+        UserError: There is no toolchain, and none can be downloaded or built.
     """
     record = root / ".local" / "toolchain.json"
     fingerprint = _fingerprint()
-    toolchain = _recall(record, fingerprint)
+    toolchain = _recorded(record, fingerprint)
     if toolchain is None:
-        with build.locked(root / ".local" / "toolchain.lock", say):
-            toolchain = _recall(record, fingerprint) or _look(root, say, fingerprint)
+        with build.locked(root / ".local" / "toolchain.lock", notify):
+            toolchain = _recorded(record, fingerprint) or _choose(root, notify, fingerprint)
             record.write_text(json.dumps(asdict(toolchain), indent=2))
-    say(toolchain.summary)
+    notify(toolchain.summary)
     return toolchain
 
 
 def _which(name: str) -> Path | None:
-    """The program on PATH, as it is for people: without what `local` itself has put there."""
+    """Return a program from the user's PATH, without the folders that `xfarm` itself has added."""
     cache = build.cache_folder()
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = shutil.which(name, path=os.pathsep.join(folder for folder in folders if cache not in Path(folder).parents))
@@ -76,7 +81,7 @@ def _fingerprint() -> list[str]:
     return [str(part) for part in (*found, *times, *programs, *settings)]
 
 
-def _recall(record: Path, fingerprint: Sequence[str]) -> Toolchain | None:
+def _recorded(record: Path, fingerprint: Sequence[str]) -> Toolchain | None:
     try:
         toolchain = Toolchain(**json.loads(record.read_text()))
     except (OSError, ValueError, TypeError):
@@ -85,22 +90,22 @@ def _recall(record: Path, fingerprint: Sequence[str]) -> Toolchain | None:
     return toolchain if valid else None
 
 
-def _look(root: Path, say: Callable[[str], None], fingerprint: list[str]) -> Toolchain:
+def _choose(root: Path, notify: Callable[[str], None], fingerprint: list[str]) -> Toolchain:
     plugins = root / ".local" / "pulumi" / "plugins"
-    cli, summary = _on_path(), "Toolchain: the Pulumi on PATH"
+    cli, summary = _cli_on_path(), "Toolchain: the Pulumi on PATH"
     if cli is None and not build.ENGINE.target().exists():
-        cli, summary = _download_cli(say), "Toolchain: the official Pulumi, downloaded"
-    home = _official_plugin_home(cli, say) if cli else None
+        cli, summary = _download_cli(notify), "Toolchain: the official Pulumi, downloaded"
+    home = _official_plugin_home(cli, notify) if cli else None
     _remove(plugins)
     if cli and home:
         plugins.symlink_to(home / "plugins", target_is_directory=True)
         plugin = [home / "plugins" / _plugin()]
         return _official(cli, f"{summary}, with the official AWS plugin.", plugin, "", fingerprint)
-    plugin = _install_plugin(plugins, root, say)
+    plugin = _install_plugin(plugins, root, notify)
     if cli:
         summary += ", with an AWS plugin from package registries."
         return _official(cli, summary, plugin, str(plugin[0]), fingerprint)
-    engine = build.build(build.ENGINE, say)
+    engine = build.build(build.ENGINE, notify)
     host = plugins / f"language-python-v{build.ENGINE_VERSION}" / _LANGUAGE_HOST
     _write_launcher(host, "xfarm.toolchain.language_host")
     return Toolchain(
@@ -119,8 +124,8 @@ def _official(cli: Path, summary: str, files: Sequence[Path], shared_plugin: str
     return Toolchain(summary, path, {}, [str(file) for file in (cli, *files)], shared_plugin, fingerprint)
 
 
-def _on_path() -> Path | None:
-    """The `pulumi` on PATH, if it has its Python language host and isn't too old for the Python package."""
+def _cli_on_path() -> Path | None:
+    """Return the `pulumi` on PATH, if it has its Python language host and isn't too old."""
     cli = _which("pulumi")
     if cli is None or not (_which(_LANGUAGE_HOST) or (cli.resolve().parent / _LANGUAGE_HOST).exists()):
         return None
@@ -128,38 +133,38 @@ def _on_path() -> Path | None:
     return cli if build.version_tuple(result.stdout) >= _MINIMUM_CLI else None
 
 
-def _download_cli(say: Callable[[str], None]) -> Path | None:
-    """Pulumi's own installer, for the version of the Python package; None where it can't be reached."""
-    from pulumi.automation import PulumiCommand  # noqa: PLC0415 - slow, and seldom needed
+def _download_cli(notify: Callable[[str], None]) -> Path | None:
+    """Download the official CLI with Pulumi's installer, and return it; None if it can't be downloaded here."""
+    from pulumi.automation import PulumiCommand  # noqa: PLC0415 - slow, and rarely needed
 
-    say("Downloading Pulumi.")
+    notify("Downloading Pulumi.")
     folder = build.cache_folder() / f"official-{build.ENGINE_VERSION}"
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_DOWNLOAD_SECONDS)
+    default_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
     try:
         return Path(PulumiCommand.install(root=str(folder)).command)
     except (OSError, subprocess.CalledProcessError) as error:
-        say(f"Pulumi can't be downloaded here ({error}).")
+        notify(f"Pulumi can't be downloaded here ({error}).")
         return None
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(default_timeout)
 
 
 def _plugin() -> str:
     return f"resource-aws-v{version('pulumi-aws')}"
 
 
-def _official_plugin_home(cli: Path, say: Callable[[str], None]) -> Path | None:
-    """The PULUMI_HOME that has the official AWS plugin, which is downloaded if need be; None where it can't be."""
-    ours = build.cache_folder() / "official-plugins"
-    for home in (Path.home() / ".pulumi", ours):
+def _official_plugin_home(cli: Path, notify: Callable[[str], None]) -> Path | None:
+    """Return a PULUMI_HOME with the official AWS plugin, downloaded if needed; None if it can't be downloaded here."""
+    cache = build.cache_folder() / "official-plugins"
+    for home in (Path.home() / ".pulumi", cache):
         if (home / "plugins" / _plugin()).is_dir():
             return home
     if build.BRIDGE.target().exists():
         return None
-    say("Downloading Pulumi's AWS plugin.")
+    notify("Downloading Pulumi's AWS plugin.")
     command = [str(cli), "plugin", "install", "resource", "aws", version("pulumi-aws"), "--non-interactive"]
-    environment = os.environ | {"PULUMI_HOME": str(ours), "PULUMI_SKIP_UPDATE_CHECK": "true"}
+    environment = os.environ | {"PULUMI_HOME": str(cache), "PULUMI_SKIP_UPDATE_CHECK": "true"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as download:
@@ -167,15 +172,15 @@ def _official_plugin_home(cli: Path, say: Callable[[str], None]) -> Path | None:
             if "retry" in line:
                 download.kill()
     if download.returncode:
-        say("Pulumi's AWS plugin can't be downloaded here.")
+        notify("Pulumi's AWS plugin can't be downloaded here.")
         return None
-    return ours
+    return cache
 
 
-def _install_plugin(plugins: Path, root: Path, say: Callable[[str], None]) -> list[Path]:
-    """Put our own AWS plugin where the engine looks for plugins; the files without which it won't run."""
+def _install_plugin(plugins: Path, root: Path, notify: Callable[[str], None]) -> list[Path]:
+    """Install the AWS plugin of this package into the engine's plugin folder, and return the files that it needs."""
     provider = terraform.find_provider()
-    bridge = build.build(build.BRIDGE, say)
+    bridge = build.build(build.BRIDGE, notify)
     launcher = plugins / _plugin() / "pulumi-resource-aws"
     zips = root / ".local" / "zips"
     _write_launcher(launcher, "xfarm.toolchain.aws_plugin", bridge, provider, zips)
@@ -183,7 +188,7 @@ def _install_plugin(plugins: Path, root: Path, say: Callable[[str], None]) -> li
 
 
 def _write_launcher(launcher: Path, module: str, *arguments: Path) -> None:
-    """Write a program that runs `module` of this checkout, whatever modules lie in the folder it is called from."""
+    """Write a program that runs `module` of this checkout, whatever modules are in the working directory."""
     launcher.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join([sys.executable, "-P", "-m", module, *map(str, arguments)])
     launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')

@@ -1,4 +1,4 @@
-"""What both of our plugins have in common: they serve one gRPC service to the engine and end when told to."""
+"""What the AWS plugin and the language host share: serving one gRPC service to the engine, and exiting on request."""
 
 from __future__ import annotations
 
@@ -7,51 +7,55 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MESSAGE_LIMIT = 400 * 1024 * 1024
-"""Bytes in one message: the limit of the engine itself (`rpcutil.GrpcChannelOptions` in pulumi/sdk)."""
+MAX_MESSAGE_BYTES: Final = 400 * 1024 * 1024
+"""The engine's own limit (`rpcutil.GrpcChannelOptions` in pulumi/sdk)."""
 
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+CHANNEL_OPTIONS: Final = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 
-_THREADS = 64
-"""Requests served at once; each mostly waits for somebody else. The engine's own limit is its `--parallel`."""
+_THREADS: Final = 64
+"""How many requests are served at once. They mostly wait; the engine limits their number with `--parallel`."""
 
 
 def _nothing() -> None:
     """Do nothing."""
 
 
-def end_at_once_when_told(before: Callable[[], None] = _nothing, unless: Callable[[], None] = _nothing) -> None:
-    """On SIGINT, SIGTERM or the engine's own death end the process at once, after calling `before`.
+def exit_on_request(cleanup: Callable[[], None] = _nothing, wait: Callable[[], None] = _nothing) -> None:
+    """Exit at once on SIGINT, on SIGTERM or after the engine has died.
 
-    The engine interrupts its plugins when it is done with them, and waits 5 s for one that lingers. Should it die
-    first, the pipe that it holds as our standard input closes; that counts once `unless` has returned.
+    The engine interrupts its plugins when it no longer needs them, and waits up to 5 s for each. If the engine dies,
+    the standard input of its plugins closes.
+
+    Args:
+        cleanup: Called before the exit.
+        wait: Called after standard input was closed; the process exits when it returns.
     """
 
     def end(*_: object) -> None:
         try:
-            before()
+            cleanup()
         finally:
             os._exit(0)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    threading.Thread(target=lambda: end(sys.stdin.read(), unless()), daemon=True).start()
+    threading.Thread(target=lambda: end(sys.stdin.read(), wait()), daemon=True).start()
 
 
 def serve(register: Callable[[grpc.Server], None]) -> None:
-    """Serve what `register` adds to the server, on a free port that the engine is told, until told to end.
+    """Serve what `register` adds to the server, on a free port that is printed for the engine.
 
-    The port comes first: who calls before all is ready has to wait, and can do other things before that.
+    The port is printed first, so the engine can go on; its calls wait until the server is ready.
     """
     server = grpc.server(ThreadPoolExecutor(max_workers=_THREADS), options=CHANNEL_OPTIONS)
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)

@@ -1,6 +1,6 @@
-"""One AWS plugin for all engines of a command: they attach to it, where each would start one of its own.
+"""One AWS plugin for all engines of a command, which attach to it instead of each starting its own.
 
-Most of what a preview takes is the start of a plugin: the bridge loads the schema of all that the provider has.
+Starting a plugin is most of the work of a preview, because the bridge loads the schema of the whole provider.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from xfarm.toolchain import service
 from xfarm.toolchain.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 
 class Engines(engine_pb2_grpc.EngineServicer):
-    """The engines that are attached: to the bridge, they are one."""
+    """The attached engines, which the bridge sees as one engine."""
 
     def __init__(self) -> None:
         self._attached: dict[str, grpc.Channel] = {}
@@ -32,11 +32,11 @@ class Engines(engine_pb2_grpc.EngineServicer):
         self._changed = Condition()
 
     def attach(self, peer: str, address: str) -> None:
-        """Keep a connection to an engine, by which we are told when it ends.
+        """Connect to an engine, and forget it when the connection is lost.
 
         Args:
-            peer: Where its calls come from.
-            address: Where it serves.
+            peer: The address that its calls come from.
+            address: The address that it serves at.
         """
         channel = grpc.insecure_channel(address)
         connected = False
@@ -57,8 +57,8 @@ class Engines(engine_pb2_grpc.EngineServicer):
             self._attached[address] = channel
         channel.subscribe(changed, try_to_connect=True)
 
-    def note(self, urn: str, peer: str) -> None:
-        """Remember which stack is whose."""
+    def remember_stack(self, urn: str, peer: str) -> None:
+        """Remember that the engine at `peer` works on the stack of `urn`."""
         self._address[_stack(urn)] = self._address.get(peer, "")
 
     def wait_until_all_ended(self) -> None:
@@ -68,25 +68,27 @@ class Engines(engine_pb2_grpc.EngineServicer):
 
     @override
     def Log(self, request: engine_pb2.LogRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
-        """Hand on what the bridge says: to the engine of the stack that it is about, or to all where it names none."""
+        """Forward a message of the bridge to the engine of the stack in its URN, or to all engines if it has none."""
         attached = dict(self._attached)
         address = self._address.get(_stack(request.urn))
         for channel in [attached[address]] if address in attached else attached.values():
-            with suppress(grpc.RpcError):  # which has just ended
+            with suppress(grpc.RpcError):  # the engine has just ended
                 engine_pb2_grpc.EngineStub(channel).Log(request)
         return empty_pb2.Empty()
 
 
 def _stack(urn: str) -> str:
-    """The part of a URN that names stack and project: ``urn:pulumi:dev::storage``."""
+    """Return the part of a URN that names stack and project: `urn:pulumi:dev::storage`."""
     return "::".join(urn.split("::")[:2])
 
 
 class SharedProxy(Proxy):
     """A plugin that several engines attach to."""
 
-    def __init__(self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, projects: Path) -> None:
-        super().__init__(start, zips)
+    def __init__(
+        self, engines: Engines, start: Callable[[], grpc.Channel], zips: Path, types: Collection[str], projects: Path
+    ) -> None:
+        super().__init__(start, zips, types)
         self._engines = engines
         self._projects = projects
 
@@ -98,23 +100,30 @@ class SharedProxy(Proxy):
 
     @override
     def folder(self, urn: str, peer: str) -> Path:
-        self._engines.note(urn, peer)
+        self._engines.remember_stack(urn, peer)
         return self._projects / urn.split("::")[1] if urn else self._projects
 
 
-def plugin(start: Callable[[str], grpc.Channel], zips: Path, projects: Path, end: Callable[[], None]) -> SharedProxy:
-    """Make this process a plugin for all engines that attach: until standard input is closed and the last has ended.
+def shared_plugin(
+    start: Callable[[str], grpc.Channel],
+    zips: Path,
+    types: Collection[str],
+    projects: Path,
+    cleanup: Callable[[], None],
+) -> SharedProxy:
+    """Return a plugin for several engines; the process exits when standard input is closed and all engines have ended.
 
     Args:
         start: Starts a bridge for the engine at an address, and opens a channel to it.
-        zips: The folder for zip files made of code archives.
-        projects: The folder in which each project has one of its name.
-        end: Is called at the very end.
+        zips: The folder for zip files of code archives.
+        types: The tokens of the types and functions that a bridge includes.
+        projects: The folder with the projects, each in a folder of its name.
+        cleanup: Called before the exit.
     """
     engines = Engines()
-    service.end_at_once_when_told(before=end, unless=engines.wait_until_all_ended)
+    service.exit_on_request(cleanup, wait=engines.wait_until_all_ended)
     server = grpc.server(ThreadPoolExecutor(), options=service.CHANNEL_OPTIONS)
     engine_pb2_grpc.add_EngineServicer_to_server(engines, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, projects)
+    return SharedProxy(engines, lambda: start(f"127.0.0.1:{port}"), zips, types, projects)

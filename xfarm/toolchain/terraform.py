@@ -1,4 +1,4 @@
-"""Terraform's AWS provider, where Terraform itself would look for it on this machine."""
+"""Terraform's AWS provider, in the places where Terraform itself looks for it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import platform
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = "5.100.0"
-"""The version whose schema xfarm/toolchain/aws_types.py was compared with."""
-FOLDER_VARIABLE = "XFARM_TERRAFORM_PLUGINS"
+VERSION: Final = "5.100.0"
+"""The version whose schema the tables of `xfarm/toolchain/aws_types.py` were compared with."""
+FOLDER_VARIABLE: Final = "XFARM_TERRAFORM_PLUGINS"
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def find_provider() -> Path:
-    """The provider's program in one of Terraform's plugin folders, or in the one that XFARM_TERRAFORM_PLUGINS names.
+    """Return the provider's executable, from one of Terraform's plugin folders or from `XFARM_TERRAFORM_PLUGINS`.
 
     Raises:
-        UserError: It isn't there.
+        UserError: It was not found.
     """
     machine = platform.machine()
     target = f"{platform.system().lower()}_{_ARCHITECTURES.get(machine, machine)}"
@@ -36,14 +36,17 @@ def find_provider() -> Path:
             return program
     raise UserError(
         f"Terraform's AWS provider is missing: no {pattern} in {', '.join(map(str, folders))}. "
-        f"Put it into one of these, or set {FOLDER_VARIABLE} to the folder that holds registry.terraform.io/."
+        f"Put it into one of these, or set {FOLDER_VARIABLE} to the folder that contains registry.terraform.io/."
     )
 
 
 def _folders() -> Iterator[Path]:
-    """Terraform's implied and configured mirrors, then add-on packages (Filesystem Hierarchy Standard, 3.13)."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        yield Path(named)
+    """Yield Terraform's configured and implied mirrors, then `/opt` (Filesystem Hierarchy Standard, 3.13).
+
+    Source: "Provider installation" in Terraform's documentation of its CLI configuration file.
+    """
+    if configured := os.environ.get(FOLDER_VARIABLE):
+        yield Path(configured)
         return
     home = Path.home()
     configuration = Path(os.environ.get("TF_CLI_CONFIG_FILE") or home / ".terraformrc")

@@ -1,1 +1,1 @@
-"""A page that shows a deployed pipeline at work: files going in, messages moving, results coming out."""
+"""A live page of a deployed pipeline: its files, messages and results."""

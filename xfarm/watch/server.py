@@ -1,9 +1,9 @@
-"""Serves the page, to this machine only.
+"""The HTTP server of the live page, for this machine only.
 
-Any web site that the user visits can send requests to this machine. So each is refused whose Host header is not ours
-(that of a site whose name was made to resolve to 127.0.0.1, "DNS rebinding"), or that another site's page sent (by its
-Origin header), and nothing is done without a token that only our own page holds. It is no cookie, as cookies are shared
-by all ports of a host.
+Any web site that the user visits can send requests to this machine. So the server refuses requests with another Host
+header (from a site whose name resolves to 127.0.0.1, "DNS rebinding") and with another Origin header (from another
+site's page). Requests that change something also need a token, which only the page has. The token is not a cookie,
+because all ports of a host share their cookies.
 """
 
 from __future__ import annotations
@@ -34,57 +34,57 @@ if TYPE_CHECKING:
 
 ADDRESS: Final = "127.0.0.1"
 
-LARGEST: Final = 2**30
-"""The largest file that is taken from the page, in bytes: it passes through the folder of temporary files."""
+MAX_FILE_BYTES: Final = 2**30
+"""The largest upload that the page accepts; it passes through the folder for temporary files."""
 
-
-LOCAL_S, ACCOUNT_S = 1, 5
-"""How often the page is refreshed, in seconds: AWS charges for each request."""
+LOCAL_REFRESH_S: Final = 1
+ACCOUNT_REFRESH_S: Final = 5
+"""How old the page's data may be, in seconds. AWS charges for each request, the emulator doesn't."""
 
 
 def run(pipeline: Pipeline, *, port: int, writable: bool) -> None:
-    """Show a pipeline on a page until Ctrl-C.
+    """Serve the page of a pipeline until Ctrl-C.
 
     Args:
-        pipeline: What is shown.
-        port: Where to listen.
-        writable: Whether files may be uploaded and dead letters be put back.
+        pipeline: The pipeline.
+        port: The port to listen on.
+        writable: Whether the page can upload files and redrive dead letters.
 
     Raises:
-        UserError: The port can't be had.
+        UserError: The port can't be used.
     """
-    view = PipelineView(pipeline, every=LOCAL_S if writable else ACCOUNT_S)
-    view.state()  # what would be an error of every page is better reported here
+    view = PipelineView(pipeline, refresh_s=LOCAL_REFRESH_S if writable else ACCOUNT_REFRESH_S)
+    view.state()  # fails here, at the terminal, if it would fail on the page
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(view, port=port, writable=writable, ready=_ready))
+        asyncio.run(serve(view, port=port, writable=writable, ready=_print_url))
 
 
-def _ready(url: str) -> None:
-    print(f"{url} shows it; Ctrl-C ends.", flush=True)
+def _print_url(url: str) -> None:
+    print(f"Serving the page at {url} until you press Ctrl-C.", flush=True)
 
 
 async def serve(view: PipelineView, *, port: int, writable: bool, ready: Callable[[str], None]) -> None:
-    """Serve the page until this is cancelled.
+    """Serve the page until the task is cancelled.
 
     Args:
-        view: What is shown.
-        port: Where to listen; 0 for any port that is free.
-        writable: Whether files may be uploaded and dead letters be put back.
-        ready: Is told the page's address as soon as it is there.
+        view: The view of the pipeline.
+        port: The port to listen on; 0 for any free port.
+        writable: Whether the page can upload files and redrive dead letters.
+        ready: Called with the page's URL once the server listens.
 
     Raises:
-        UserError: The port can't be had.
+        UserError: The port can't be used.
     """
     try:
         sockets = bind_sockets(port, ADDRESS)
     except OSError as error:
         reason = (
-            "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be had ({error.strerror})"
+            "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be used ({error.strerror})"
         )
-        raise UserError(f"Port {port} {reason}: name another one with --port.") from error
+        raise UserError(f"port {port} {reason}: choose another one with --port.") from error
     port = sockets[0].getsockname()[1]
     settings = {
-        "live": view,
+        "view": view,
         "writable": writable,
         "token": secrets.token_urlsafe(),
         "hosts": {f"{name}:{port}".removesuffix(":80") for name in (ADDRESS, "localhost")},
@@ -92,9 +92,9 @@ async def serve(view: PipelineView, *, port: int, writable: bool, ready: Callabl
     server = HTTPServer(
         Application(
             [("/", Page), ("/state", State), ("/files", Files), ("/redrive", Redrive)],
-            default_handler_class=Nothing,
+            default_handler_class=NotFound,
             template_path=str(Path(__file__).parent),
-            log_function=_say_nothing,
+            log_function=_log_nothing,
             **settings,
         )
     )
@@ -107,61 +107,61 @@ async def serve(view: PipelineView, *, port: int, writable: bool, ready: Callabl
         await server.close_all_connections()
 
 
-def _say_nothing(_: RequestHandler) -> None:
-    """Log no request: whoever asked has the answer."""
+def _log_nothing(_: RequestHandler) -> None:
+    """Log no request: the page shows every error."""
 
 
 class RefusedError(HTTPError):
-    """An answer that is no success, told in a sentence."""
+    """An error response with a sentence for the user."""
 
-    def __init__(self, status_code: int, said: str) -> None:
-        super().__init__(status_code, said)
-        self.said = said
+    def __init__(self, status_code: int, message: str) -> None:
+        super().__init__(status_code, message)
+        self.message = message
 
 
 class Handler(RequestHandler):
-    """What all handlers have in common: who is let in, and how errors are told."""
+    """The base class of all handlers, which refuses foreign requests and sends errors as JSON."""
 
     @property
-    def live(self) -> PipelineView:
-        """What is shown."""
-        return self.settings["live"]
+    def view(self) -> PipelineView:
+        """The view of the pipeline."""
+        return self.settings["view"]
 
     def set_default_headers(self) -> None:
-        """Let nobody keep, frame or reinterpret what is sent."""
+        """Forbid caching, framing and content sniffing."""
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def prepare(self) -> None:
-        """Refuse what does not come from our own page, and, in a read-only view, what would change anything."""
+        """Refuse requests from anywhere but the page, and changes if the page is read-only."""
         if self.request.host not in self.settings["hosts"]:
-            raise RefusedError(403, "this is not the name of this server")
+            raise RefusedError(403, "the Host header names another server.")
         reading = self.request.method in {"GET", "HEAD"}
-        ours = f"http://{self.request.host}"
-        if self.request.headers.get("Origin", ours if reading else None) != ours:
-            raise RefusedError(403, "another site's page asked for this")
+        origin = f"http://{self.request.host}"
+        if self.request.headers.get("Origin", origin if reading else None) != origin:
+            raise RefusedError(403, "the request comes from another site's page.")
         if reading:
             return
         if not self.settings["writable"]:
-            raise RefusedError(403, f"'{self.live.pipeline.stack}' is only shown: nothing is changed from here")
+            raise RefusedError(403, f"the page of '{self.view.pipeline.stack}' is read-only.")
         if not hmac.compare_digest(self.request.headers.get("X-Token", "").encode(), self.settings["token"].encode()):
-            raise RefusedError(403, "the page is one of an earlier run: load it again")
+            raise RefusedError(403, "the page belongs to an earlier run: reload it.")
 
-    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401  as in Tornado
-        """Show a mistake of ours; what is refused is told to who asked."""
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401 - as in Tornado
+        """Log unexpected errors only: the page shows the others."""
         if not isinstance(value, HTTPError):
             super().log_exception(typ, value, tb)
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ANN401  as in Tornado
-        """Tell of an error in a sentence."""
+    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ANN401 - as in Tornado
+        """Send an error as JSON."""
         error = kwargs.get("exc_info", (None, None))[1]
-        self.finish({"error": error.said if isinstance(error, RefusedError) else f"{status_code} {self._reason}"})
+        self.finish({"error": error.message if isinstance(error, RefusedError) else f"{status_code} {self._reason}"})
 
 
 @contextlib.contextmanager
 def errors_as_responses() -> Iterator[None]:
-    """Turn what a person can mend, and what AWS answers, into an answer of ours."""
+    """Turn errors that the user can fix, and errors of AWS, into error responses."""
     try:
         yield
     except UserError as error:
@@ -170,11 +170,11 @@ def errors_as_responses() -> Iterator[None]:
         raise RefusedError(502, explain(error) or "") from error
 
 
-class Nothing(Handler):
-    """Whatever is asked for, it is not there."""
+class NotFound(Handler):
+    """404 for any other path."""
 
     def prepare(self) -> None:
-        """Refuse it."""
+        """Respond with 404."""
         super().prepare()
         raise HTTPError(404)
 
@@ -183,7 +183,7 @@ class Page(Handler):
     """The page."""
 
     def get(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Send the page, with the token where it may write."""
+        """Send the page, with the token if it is writable."""
         nonce = secrets.token_urlsafe()
         self.set_header(
             "Content-Security-Policy",
@@ -194,45 +194,45 @@ class Page(Handler):
         self.render(
             "page.html",
             nonce=nonce,
-            pipeline=self.live.pipeline,
+            pipeline=self.view.pipeline,
             token=self.settings["token"] if writable else "",
             writable=writable,
         )
 
 
 class State(Handler):
-    """What is to be shown."""
+    """The state of the pipeline."""
 
     async def get(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Send it as JSON."""
+        """Send the state as JSON."""
         with errors_as_responses():
-            self.write(await asyncio.to_thread(self.live.state))
+            self.write(await asyncio.to_thread(self.view.state))
 
 
 @stream_request_body
 class Files(Handler):
-    """Takes the files that are dropped on the page."""
+    """The files that are dropped on the page."""
 
     def prepare(self) -> None:
-        """Make ready for a body of any size."""
+        """Open a temporary file for the body."""
         super().prepare()
-        self.request.connection.set_max_body_size(LARGEST)  # pyrefly: ignore[missing-attribute]
-        self._body = tempfile.NamedTemporaryFile()  # noqa: SIM115  closed when the answer is out
+        self.request.connection.set_max_body_size(MAX_FILE_BYTES)  # pyrefly: ignore[missing-attribute]
+        self._body = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed in `on_finish`
 
     def data_received(self, chunk: bytes) -> None:
-        """Keep a part of the body."""
+        """Write a chunk of the body to the temporary file."""
         self._body.write(chunk)
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Upload the body as the file that the argument ``name`` says."""
+        """Upload the body to the bucket, under the name in the argument `name`."""
         name = self.get_query_argument("name")
         self._body.flush()
         with errors_as_responses():
-            await asyncio.to_thread(self.live.send, name, Path(self._body.name))
+            await asyncio.to_thread(self.view.send, name, Path(self._body.name))
         self.write({})
 
     def on_finish(self) -> None:
-        """Keep nothing of it."""
+        """Delete the temporary file."""
         if hasattr(self, "_body"):
             self._body.close()
 
@@ -240,9 +240,9 @@ class Files(Handler):
 
 
 class Redrive(Handler):
-    """Puts dead letters back."""
+    """The redrive of dead letters."""
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Do so, and say what was done."""
+        """Redrive the dead letters, and send what was done."""
         with errors_as_responses():
-            self.write({"said": await asyncio.to_thread(self.live.redrive)})
+            self.write({"message": await asyncio.to_thread(self.view.redrive)})

@@ -1,4 +1,4 @@
-"""What the page shows of a pipeline, and the two things that can be done from it."""
+"""What the page shows of a pipeline, and what it can do: upload files and redrive dead letters."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from xfarm.operations.pipeline import Pipeline
     from xfarm.operations.send import Upload
 
-REMEMBERED: Final = 100
-"""The most files that are shown, the latest first."""
+MAX_FILES: Final = 100
+"""How many files are shown, the latest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Folder:
     """One of the bucket's two folders.
 
     Attributes:
-        prefix: What its keys begin with.
-        objects: How many objects it has, or the first thousand of them.
-        more: Whether there are more than those.
+        prefix: Its key prefix.
+        objects: The number of its objects, 1,000 at most (MaxKeys, "ListObjectsV2", Amazon S3 API Reference).
+        more: Whether there are more.
     """
 
     prefix: str
@@ -46,11 +46,11 @@ class File:
     """A file that was dropped on the page.
 
     Attributes:
-        uploaded: The upload, by which it is followed.
-        state: Whether it has a result, is in the dead-letter queue, or neither so far.
-        text: What came of it, in a few words.
-        result: The key of the result, or that which it usually has.
-        document: The result document.
+        uploaded: The upload to follow.
+        state: `waiting`, `done` if it has a result, or `dead` if it is in the dead-letter queue.
+        text: A summary of its result, or the error.
+        result: The key of its result, or the expected one.
+        document: Its result document.
     """
 
     uploaded: Upload
@@ -61,32 +61,31 @@ class File:
 
 
 class PipelineView:
-    """A pipeline as it is now.
+    """The current state of a pipeline.
 
-    Several threads may use it: boto3's session makes clients for all of them once it has made its first one, which it
-    does in here.
+    Several threads may use it. The first client is created in `__init__`, because boto3's default session is safe for
+    threads only after that.
 
     Args:
         pipeline: The pipeline.
-        every: For how long, in seconds, an answer of AWS is good enough: however many pages are open, AWS is asked no
-            more often.
+        refresh_s: How old the state may be, in seconds. It limits the requests to AWS, however many pages are open.
     """
 
-    def __init__(self, pipeline: Pipeline, *, every: float) -> None:
+    def __init__(self, pipeline: Pipeline, *, refresh_s: float) -> None:
         self.pipeline = pipeline
-        self._every = every
+        self._refresh_s = refresh_s
         self._state: dict[str, Any] = {}
-        self._asked = -every
+        self._refreshed_at = -refresh_s
         self._files: dict[str, File] = {}
         self._tracker = UploadTracker(pipeline)
-        self._asking = Lock()
-        # A look into the dead-letter queue hides its messages for a second, in which a redrive would not find them.
-        self._looking = Lock()
+        self._refreshing = Lock()
+        # Reading the dead-letter queue hides its messages for a second, and a redrive would miss them.
+        self._reading_dead_letters = Lock()
 
     def state(self) -> dict[str, Any]:
-        """Return what there is to be shown, ready for JSON."""
-        with self._asking:
-            if time.monotonic() >= self._asked + self._every:
+        """Return what the page shows, ready for JSON."""
+        with self._refreshing:
+            if time.monotonic() >= self._refreshed_at + self._refresh_s:
                 self._follow()
                 pipeline = self.pipeline
                 self._state = {
@@ -95,11 +94,11 @@ class PipelineView:
                     "outputs": asdict(self._folder(pipeline.output_prefix)),
                     "health": asdict(health(pipeline)),
                 }
-                self._asked = time.monotonic()
+                self._refreshed_at = time.monotonic()
             return self._state | {"files": [self._shown(file) for file in reversed(self._files.copy().values())]}
 
     def send(self, name: str, path: Path) -> None:
-        """Upload a file as ``name``, and follow it from now on.
+        """Upload a file under `name`, and follow it from now on.
 
         Raises:
             UserError: It has no name, or can't be read.
@@ -109,34 +108,34 @@ class PipelineView:
         (uploaded,) = upload(self.pipeline, {name: path}, Console(quiet=True))
         self._files.pop(uploaded.key, None)
         self._files[uploaded.key] = File(uploaded, result=places(self.pipeline, uploaded.key)[0])
-        for key in list(self._files)[:-REMEMBERED]:
+        for key in list(self._files)[:-MAX_FILES]:
             self._files.pop(key, None)
 
     def redrive(self) -> str:
-        """Put the dead letters back into the main queue, follow those of the page's files again, and say what was done.
+        """Redrive the dead letters, follow the page's files among them again, and return what was done.
 
         Raises:
             UserError: SQS could not move all of them.
         """
-        said = io.StringIO()
-        with self._looking:
+        output = io.StringIO()
+        with self._reading_dead_letters:
             try:
-                redrive(self.pipeline, Console(file=said, soft_wrap=True))
-            finally:  # one that was not moved is found again
+                redrive(self.pipeline, Console(file=output, soft_wrap=True))
+            finally:  # a file that was not moved is found in the dead-letter queue again
                 for file in self._files.copy().values():
                     if file.state == "dead":
-                        file.state, file.text = "waiting", "put back into the main queue"
+                        file.state, file.text = "waiting", "moved back to the main queue"
                 self._tracker = UploadTracker(self.pipeline)
-        return said.getvalue().strip()
+        return output.getvalue().strip()
 
     def _follow(self) -> None:
-        if not self._looking.acquire(blocking=False):  # a redrive is under way
+        if not self._reading_dead_letters.acquire(blocking=False):  # a redrive is running
             return
         try:
             waiting = [file.uploaded for file in self._files.copy().values() if file.state == "waiting"]
             for arrival in self._tracker.look(waiting) if waiting else []:
                 file = self._files.get(arrival.upload.key)
-                if file is None or file.uploaded is not arrival.upload:  # a newer upload has taken its place
+                if file is None or file.uploaded is not arrival.upload:  # a newer upload has replaced it
                     continue
                 file.document = arrival.document
                 if arrival.document is None:
@@ -144,7 +143,7 @@ class PipelineView:
                 else:
                     file.state, file.text, file.result = "done", in_brief(arrival.document), arrival.result
         finally:
-            self._looking.release()
+            self._reading_dead_letters.release()
 
     def _folder(self, prefix: str) -> Folder:
         listed = boto3.client("s3").list_objects_v2(Bucket=self.pipeline.bucket_name, Prefix=prefix)

@@ -1,4 +1,4 @@
-"""One emulator for all tests of this folder, and in it an account for each."""
+"""One emulator for the tests in this folder, with an account for each of them."""
 
 import io
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from tests.support.driver import Driver
-from tests.support.emulated_pipeline import make, private_emulator, running
+from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 
 VISIBILITY_S = 60
-"""Longer than any batch takes, however busy the machine; see `Driver.hasten_retries`."""
+"""Longer than any batch takes, however busy the machine; see `Driver.shorten_visibility_timeout`."""
 
 ACCOUNTS = count(100_000_000_000)
 
@@ -27,12 +27,12 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def driver(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    """The pipeline in an account of the test's own, its function started."""
+    """Create the pipeline in a new account, and start its function."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    # The emulator takes twelve digits for the account's own root.
+    # The emulator takes an access key of twelve digits for the root user of that account.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
-    driver = Driver(emulator, make(visibility_s=VISIBILITY_S))
-    eventually(driver.logged)  # S3's test message comes first
+    driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
+    eventually(driver.logged)  # until S3's test message has been processed
     yield driver
     driver.remove()
 

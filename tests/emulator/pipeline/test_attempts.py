@@ -1,4 +1,4 @@
-"""A file is dead only after the function has begun it, and failed, as often as the settings say."""
+"""Attempts: a file is dead only after the function has begun it, and failed, as often as the settings say."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.emulator.pipeline.conftest import ACCOUNTS
 from tests.support.checkout import free_port
 from tests.support.driver import EMPTY, Driver
-from tests.support.emulated_pipeline import EnforcingEmulator, declared, lambda_zip, make, running
+from tests.support.emulated_pipeline import EnforcingEmulator, create_pipeline, declared, lambda_zip, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 from xfarm.operations import dead_letters, status
@@ -24,11 +24,11 @@ from xfarm.operations.pipeline import Counts, counts
 PATIENCE_S = 400
 
 TIMEOUT_S = 4
-"""Of the function: everything is as much shorter than with the timeout of the stacks."""
+"""The function's timeout. All times are shorter than in the stacks, in proportion to it."""
 PROMISED_S = TIMEOUT_S * 3 / 4
-"""What a file has of it, see docs/batches.md."""
+"""The part of it that a file has, see docs/batches.md."""
 
-TAKING = """
+SLOW = """
 
 import time
 _process = process
@@ -36,12 +36,12 @@ _process = process
 
 def process(source, body):
     if "poison" in source.key:
-        raise RuntimeError("as the test wants it")
+        raise RuntimeError("test failure")
     time.sleep({seconds})
     return _process(source, body)
 """
 
-SECOND_A_MEGABYTE = """
+SECOND_PER_MEGABYTE = """
 
 import time
 _process = process
@@ -57,19 +57,19 @@ def process(source, body):
 
 
 def visibility(timeout_s: int) -> int:
-    """Return the visibility timeout that the stacks give the queue, for a function of such a timeout."""
+    """Return the visibility timeout that the stacks give the queue for a function's timeout."""
     resources = declared("1" * 12)
     return resources["main-queue"]["visibilityTimeoutSeconds"] * timeout_s // resources["function"]["timeout"]
 
 
 def receives() -> int:
-    """Return after how many receives a message is a dead letter."""
+    """Return the number of receives after which a message is a dead letter."""
     return json.loads(declared("1" * 12)["main-queue-redrive-policy"]["redrivePolicy"])["maxReceiveCount"]
 
 
 @dataclass(frozen=True)
 class Account:
-    """A pipeline in an account of its own; what is done with it is done within `used`."""
+    """A pipeline in its own account. Use it within `used`."""
 
     number: str
     driver: Driver
@@ -83,7 +83,7 @@ class Account:
 
 @contextmanager
 def pointed_at(account: str) -> Iterator[None]:
-    """Point boto3 at an account of the emulator: it takes twelve digits for the account's own root."""
+    """Point boto3 at an account of the emulator, by an access key of twelve digits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         patch.setenv("AWS_ACCESS_KEY_ID", account)
@@ -94,13 +94,13 @@ def pointed_at(account: str) -> Iterator[None]:
 def pipelines(
     emulator: Emulator, *processes: str, timeout_s: int, visibility_s: int, receives: int | None = None
 ) -> Iterator[list[Account]]:
-    """Make a pipeline for each of the texts that are added to the function's `process`."""
+    """Create a pipeline for each of `processes`, texts to append to the module `process`."""
     accounts = []
     for process in processes:
         number = str(next(ACCOUNTS))
         with pointed_at(number):
-            pipeline = make(
-                visibility_s=visibility_s, receives=receives, timeout_s=timeout_s, code=lambda_zip(process=process)
+            pipeline = create_pipeline(
+                visibility_s=visibility_s, max_receives=receives, timeout_s=timeout_s, code=lambda_zip(process=process)
             )
             accounts.append(Account(number, Driver(emulator, pipeline)))
     yield accounts
@@ -113,31 +113,31 @@ def pipelines(
 def deployed(
     emulator: Emulator, process: str = "", *, timeout_s: int, visibility_s: int, receives: int | None = None
 ) -> Iterator[Driver]:
-    """Make a pipeline, and point boto3 at its account."""
+    """Create a pipeline, and point boto3 at its account."""
     made = pipelines(emulator, process, timeout_s=timeout_s, visibility_s=visibility_s, receives=receives)
     with made as [account], account.used() as driver:
         yield driver
 
 
 def files(number: int) -> dict[str, bytes]:
-    """Make files of four bytes."""
+    """Return files of four bytes."""
     return {f"{name}.bin": b"good" for name in range(number)}
 
 
 def finish(driver: Driver) -> None:
-    """Wait until no message is left in the main queue."""
+    """Wait until the main queue is empty."""
     eventually(lambda: counts(driver.pipeline.main_queue_url) == EMPTY, PATIENCE_S)
 
 
 def dead(driver: Driver) -> dict[str, str]:
-    """Return the names of the files that are dead, each with what it last failed of."""
+    """Return the last error of each file in the dead-letter queue, by its name."""
     letters = dead_letters.peek(driver.pipeline)
     errors = dead_letters.last_errors(driver.pipeline, letters)
     return {str(letter.key).removeprefix(driver.pipeline.input_prefix): errors[letter.message_id] for letter in letters}
 
 
 def attempts(driver: Driver, name: str) -> int:
-    """Return how often the function began with a file."""
+    """Return how often the function began a file."""
     begun = [line for line in driver.logged() if line.get("error_type") != "NotBegunError"]
     return [driver.name(line) for line in begun if "key" in line].count(name)
 
@@ -158,30 +158,29 @@ def throttles(driver: Driver) -> int:
 
 
 def reserve(driver: Driver, concurrency: int) -> None:
-    """Let the function run so often at a time and no more: Lambda throttles whatever else calls it."""
+    """Reserve concurrency for the function: Lambda throttles all calls above it."""
     boto3.client("lambda").put_function_concurrency(
         FunctionName=driver.pipeline.function_name, ReservedConcurrentExecutions=concurrency
     )
 
 
 SHARES = {0.25: 3, 0.5: 4, 0.9: 5}
-"""Parts of the promised time that a file may take, each with a reserved concurrency at which Lambda throttles at least
-every second call, of the mapping's maximum of 10 at a time."""
+"""Parts of the promised time that a file takes, each with a reserved concurrency that throttles every second call."""
 
 
 @pytest.mark.parametrize("throttled", [False, True], ids=["", "every second call throttled"])
-def test_none_of_300_good_files_dies_beside_one_that_fails_five_times(
+def test_none_of_300_good_files_is_dead_after_another_file_fails_five_times(
     emulator: Emulator,
-    throttled: bool,  # noqa: FBT001
+    throttled: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     contents = files(300)
-    processes = [TAKING.format(seconds=share * PROMISED_S) for share in SHARES]
+    processes = [SLOW.format(seconds=share * PROMISED_S) for share in SHARES]
     with pipelines(emulator, *processes, timeout_s=TIMEOUT_S, visibility_s=visibility(TIMEOUT_S)) as accounts:
         for account, concurrency in zip(accounts, SHARES.values(), strict=True):
             with account.used() as driver:
                 if throttled:
                     reserve(driver, concurrency)
-                driver.upload({"poison": b""})  # in front, or its five attempts would come after all the others
+                driver.upload({"poison": b""})  # first, or its five attempts would come after all others
                 driver.upload(contents)
         for account in accounts:
             with account.used() as driver:
@@ -193,26 +192,26 @@ def test_none_of_300_good_files_dies_beside_one_that_fails_five_times(
                     assert throttles(driver) >= len(driver.logged())
 
 
-def test_files_that_take_a_quarter_of_the_timeout_each_do_not_kill_each_other(emulator: Emulator) -> None:
+def test_files_that_take_a_quarter_of_the_timeout_each_all_have_results(emulator: Emulator) -> None:
     contents = files(60)
-    with deployed(emulator, TAKING.format(seconds=1), timeout_s=4, visibility_s=visibility(4)) as driver:
+    with deployed(emulator, SLOW.format(seconds=1), timeout_s=4, visibility_s=visibility(4)) as driver:
         driver.upload(contents)
         driver.assert_complete(contents)
 
 
 @pytest.mark.parametrize("batch_size", [1, 10])
-def test_a_file_that_outlasts_the_timeout_dies_alone_and_says_what_to_raise(
+def test_only_a_file_that_takes_longer_than_the_timeout_is_dead_and_its_error_says_what_to_raise(
     emulator: Emulator, batch_size: int
 ) -> None:
     contents = files(9)
-    with deployed(emulator, SECOND_A_MEGABYTE, timeout_s=8, visibility_s=10) as driver:
-        driver.feed(enabled=False)
+    with deployed(emulator, SECOND_PER_MEGABYTE, timeout_s=8, visibility_s=10) as driver:
+        driver.set_mapping(enabled=False)
         boto3.client("lambda").update_event_source_mapping(
             UUID=driver.pipeline.event_source_mapping_id, BatchSize=batch_size
         )
         driver.upload({"slow.bin": bytes(12_000_000)})  # the first in the queue
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         finish(driver)
         assert driver.results() == contents.keys()
         assert attempts(driver, "slow.bin") == receives()
@@ -221,10 +220,10 @@ def test_a_file_that_outlasts_the_timeout_dies_alone_and_says_what_to_raise(
         assert "compute:memorySize" in reason
 
 
-# What the emulator does of what these tests rely on
+# The behaviour of the emulator that these tests rely on
 
 
-def test_a_throttled_message_has_used_up_no_receive_while_it_is_invisible(emulator: Emulator) -> None:
+def test_a_throttled_message_uses_up_no_receive_while_it_is_invisible(emulator: Emulator) -> None:
     with deployed(emulator, timeout_s=10, visibility_s=60, receives=1) as driver:
         eventually(driver.logged)  # S3's test message
         reserve(driver, 0)
@@ -235,7 +234,7 @@ def test_a_throttled_message_has_used_up_no_receive_while_it_is_invisible(emulat
         driver.assert_complete({"a.bin": b"good"})
 
 
-def test_a_message_that_is_throttled_for_all_of_its_visibility_timeout_has_used_up_a_receive(
+def test_a_message_throttled_for_its_whole_visibility_timeout_uses_up_a_receive(
     emulator: Emulator,
 ) -> None:
     with deployed(emulator, timeout_s=1, visibility_s=2, receives=2) as driver:
@@ -247,9 +246,9 @@ def test_a_message_that_is_throttled_for_all_of_its_visibility_timeout_has_used_
         assert attempts(driver, "a.bin") == 0
 
 
-def test_throttled_messages_come_before_new_ones(emulator: Emulator) -> None:
+def test_throttled_messages_are_processed_before_new_ones(emulator: Emulator) -> None:
     contents = files(60)
-    process = TAKING.format(seconds=0.2)
+    process = SLOW.format(seconds=0.2)
     with deployed(emulator, process, timeout_s=10, visibility_s=12, receives=1) as driver:
         reserve(driver, 1)
         driver.upload(contents)
@@ -258,13 +257,13 @@ def test_throttled_messages_come_before_new_ones(emulator: Emulator) -> None:
         assert driver.results() == contents.keys()
 
 
-def test_no_more_messages_are_received_than_the_maximum_concurrency_may_process(emulator: Emulator) -> None:
+def test_no_more_messages_are_received_than_the_maximum_concurrency(emulator: Emulator) -> None:
     maximum = declared("1" * 12)["event-source-mapping"]["scalingConfig"]["maximumConcurrency"]
     contents = files(3 * maximum)
-    with deployed(emulator, TAKING.format(seconds=1), timeout_s=10, visibility_s=60) as driver:
-        driver.feed(enabled=False)
+    with deployed(emulator, SLOW.format(seconds=1), timeout_s=10, visibility_s=60) as driver:
+        driver.set_mapping(enabled=False)
         driver.upload(contents)
-        driver.feed(enabled=True)
+        driver.set_mapping(enabled=True)
         seen = []
 
         def done() -> bool:
@@ -276,26 +275,26 @@ def test_no_more_messages_are_received_than_the_maximum_concurrency_may_process(
 
 
 class NewAccount(EnforcingEmulator):
-    """An emulator that has as little concurrency as a new account."""
+    """An emulator with the low concurrency quota of a new account."""
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"LAMBDA_ACCOUNT_CONCURRENCY": "10"}
 
 
-def shown(driver: Driver) -> str:
-    """Return what `status` says."""
-    said = io.StringIO()
-    status.show("local", {}, driver.pipeline, Console(file=said, width=500), as_json=False)
-    return said.getvalue()
+def status_output(driver: Driver) -> str:
+    """Return the output of `status`."""
+    output = io.StringIO()
+    status.show("local", {}, driver.pipeline, Console(file=output, width=500), as_json=False)
+    return output.getvalue()
 
 
-def test_status_says_what_to_do_where_the_account_has_little_concurrency(tmp_path: Path) -> None:
+def test_status_says_what_to_do_about_a_low_concurrency_quota(tmp_path: Path) -> None:
     with running(NewAccount(tmp_path, free_port())) as emulator:
-        said = shown(Driver(emulator, make(visibility_s=60)))
-    assert "the account may run 10 invocations at a time" in said
-    assert "compute:maximumConcurrency to 10 at most" in said
-    assert '"Concurrent executions"' in said
+        output = status_output(Driver(emulator, create_pipeline(visibility_s=60)))
+    assert "the account may run 10 invocations at a time" in output
+    assert "compute:maximumConcurrency to 10 at most" in output
+    assert '"Concurrent executions"' in output
 
 
-def test_status_is_silent_about_the_quota_of_any_other_account(driver: Driver) -> None:
-    assert "Concurrent executions" not in shown(driver)
+def test_status_does_not_mention_a_normal_concurrency_quota(driver: Driver) -> None:
+    assert "Concurrent executions" not in status_output(driver)

@@ -1,4 +1,4 @@
-"""Every file that S3 announces is looked at, whatever its key, and has one result or a reason for having none."""
+"""Every file that S3 announces has one result, or a reason for having none, whatever its key."""
 
 import io
 import json
@@ -18,11 +18,11 @@ from xfarm.operations.redrive import redrive
 from xfarm.operations.send import places, send
 
 MAX_RECEIVES = 5
-"""As the stack sets it."""
+"""The default of `messaging:maxReceiveCount`."""
 
 
 def notify(driver: Driver, prefix: str) -> None:
-    """Have the bucket announce the files under another prefix, as a deployment of messaging does."""
+    """Set the prefix of the bucket's notification, as a deployment of messaging does."""
     s3, bucket = boto3.client("s3"), driver.pipeline.bucket_name
     configuration = s3.get_bucket_notification_configuration(Bucket=bucket)
     (queue,) = configuration["QueueConfigurations"]
@@ -30,8 +30,8 @@ def notify(driver: Driver, prefix: str) -> None:
     s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [queue]})
 
 
-def tell_function(driver: Driver, prefix: str) -> None:
-    """Have the function take another prefix for that of the inputs, as a deployment of compute does."""
+def set_input_prefix(driver: Driver, prefix: str) -> None:
+    """Set the function's input prefix, as a deployment of compute does."""
     variables = {"INPUT_PREFIX": prefix, "OUTPUT_PREFIX": driver.pipeline.output_prefix}
     boto3.client("lambda").update_function_configuration(
         FunctionName=driver.pipeline.function_name, Environment={"Variables": variables}
@@ -44,46 +44,46 @@ def put(driver: Driver, keys: Iterable[str]) -> None:
 
 
 def results(driver: Driver) -> dict[str, str]:
-    """Return the key of each result, and that of the file that it tells of."""
+    """Return the key of the file of each result, by the result's key."""
     return {
         f"{driver.pipeline.output_prefix}{name}.json": document["key"]
         for name, document in driver.documents(driver.results()).items()
     }
 
 
-def test_files_keep_coming_while_the_prefix_changes_there_and_back(driver: Driver) -> None:
-    driver.hasten_retries()
-    dropped: list[str] = []
+def test_files_uploaded_while_the_prefix_changes_and_changes_back_have_results(driver: Driver) -> None:
+    driver.shorten_visibility_timeout()
+    uploaded: list[str] = []
 
-    def drop(prefix: str, when: str) -> None:
+    def upload(prefix: str, when: str) -> None:
         keys = [f"{prefix}{when}-{number}.csv" for number in range(10)]
         put(driver, keys)
-        dropped.extend(keys)
+        uploaded.extend(keys)
 
     put(driver, shared := ["inputs/drop/shared.csv"])
     driver.assert_idle()
     for number, (now, then) in enumerate([("inputs/", "drop/"), ("drop/", "inputs/")]):
-        driver.feed(enabled=False)
-        drop(now, f"{number}-in-flight")
+        driver.set_mapping(enabled=False)
+        upload(now, f"{number}-in-flight")
         notify(driver, then)
-        drop(then, f"{number}-before-the-function-knows")
-        driver.feed(enabled=True)
+        upload(then, f"{number}-before-the-function-changes")
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
-        driver.feed(enabled=False)
-        drop(then, f"{number}-while-it-is-told")
+        driver.set_mapping(enabled=False)
+        upload(then, f"{number}-while-the-function-changes")
         if then == "drop/":
             put(driver, [another := "drop/shared.csv"])
             shared.append(another)
-        # What is in flight under the earlier prefix when the function changes.
+        # Files under the old prefix that are in flight when the function changes.
         notify(driver, now)
-        drop(now, f"{number}-late")
+        upload(now, f"{number}-late")
         notify(driver, then)
-        tell_function(driver, then)
-        driver.feed(enabled=True)
+        set_input_prefix(driver, then)
+        driver.set_mapping(enabled=True)
         driver.assert_idle()
-        drop(then, f"{number}-afterwards")
+        upload(then, f"{number}-afterwards")
         driver.assert_idle()
-    assert sorted(results(driver).values()) == sorted(dropped + shared)
+    assert sorted(results(driver).values()) == sorted(uploaded + shared)
     assert counts(driver.pipeline.dead_letter_queue_url) == EMPTY
     assert {line["outcome"] for line in driver.logged()} == {"test_event", "processed"}
 
@@ -100,7 +100,7 @@ def test_files_that_would_share_a_result_have_one_each(driver: Driver) -> None:
     assert found["outputs/drop/a.csv.json"] == "inputs/drop/a.csv"
 
 
-def test_folders_as_the_console_makes_them_have_no_results(driver: Driver) -> None:
+def test_folders_created_in_the_console_have_no_results(driver: Driver) -> None:
     folders = {"inputs/folder/", "inputs/folder/in a folder/"}
     for key in folders:
         boto3.client("s3").put_object(Bucket=driver.pipeline.bucket_name, Key=key, Body=b"")
@@ -113,7 +113,7 @@ def test_folders_as_the_console_makes_them_have_no_results(driver: Driver) -> No
     assert {line["key"] for line in driver.logged() if line["outcome"] == "folder"} == folders
 
 
-def test_send_finds_the_results_of_keys_as_long_and_as_odd_as_they_may_be(driver: Driver, tmp_path: Path) -> None:
+def test_send_finds_the_results_of_very_long_and_unusual_keys(driver: Driver, tmp_path: Path) -> None:
     folders = "/".join("d" * 200 for _ in range(4))
     names = [
         *(f"{folders}/{'x' * (length - len(f'inputs/{folders}/'))}" for length in (1018, 1019, 1024)),
@@ -123,10 +123,10 @@ def test_send_finds_the_results_of_keys_as_long_and_as_odd_as_they_may_be(driver
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    said = io.StringIO()
-    send(driver.pipeline, [tmp_path], Console(file=said, width=10_000, soft_wrap=True))
+    output = io.StringIO()
+    send(driver.pipeline, [tmp_path], Console(file=output, width=10_000, soft_wrap=True))
     assert sorted(results(driver).values()) == sorted(f"inputs/{name}" for name in names)
-    lines = dict(line.split(" -> ") for line in said.getvalue().splitlines())
+    lines = dict(line.split(" -> ") for line in output.getvalue().splitlines())
     assert len(lines) == len(names)
     assert lines[r"control \x01\x1f\x7f.csv"].startswith(r"outputs/control \x01\x1f\x7f.csv.json (")
     for name in names[1:3]:
@@ -136,27 +136,27 @@ def test_send_finds_the_results_of_keys_as_long_and_as_odd_as_they_may_be(driver
 
 
 def test_a_dead_letter_with_control_characters_in_its_key_is_shown(driver: Driver) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     driver.deny_reading("*")
     put(driver, ["inputs/a\x01\nb.csv"])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)
-    said = io.StringIO()
-    dead_letters.show(driver.pipeline, Console(file=said, width=1000), as_json=False)
-    assert said.getvalue().splitlines()[0] == rf"s3://{driver.pipeline.bucket_name}/inputs/a\x01\nb.csv"
+    output = io.StringIO()
+    dead_letters.show(driver.pipeline, Console(file=output, width=1000), as_json=False)
+    assert output.getvalue().splitlines()[0] == rf"s3://{driver.pipeline.bucket_name}/inputs/a\x01\nb.csv"
     driver.allow_reading()
-    redrive(driver.pipeline, Console(file=said))
+    redrive(driver.pipeline, Console(file=output))
     driver.assert_idle()
     assert list(results(driver).values()) == ["inputs/a\x01\nb.csv"]
 
 
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
-def test_an_archived_file_is_dead_after_its_attempts_and_says_why_and_is_processed_once_it_is_restored(
+def test_an_archived_file_is_dead_with_a_reason_and_is_processed_after_it_is_restored(
     driver: Driver,
     console: Console,
     capsys: pytest.CaptureFixture[str],
     storage_class: Literal["GLACIER", "DEEP_ARCHIVE"],
 ) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     s3, place = boto3.client("s3"), {"Bucket": driver.pipeline.bucket_name, "Key": "inputs/archived.csv"}
     s3.put_object(**place, Body=b"a\n1\n", StorageClass=storage_class)
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)

@@ -1,6 +1,6 @@
-"""An object of 1 GiB, within the memory that the stack gives the function.
+"""An object of 1 GiB is processed within the memory that the stack gives the function.
 
-Not by the emulator, which would hold the object in its own memory: a stand-in for S3 makes it up while it is read.
+The emulator would hold the object in its own memory, so a small server replaces S3 and generates it.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_kib": pe
 
 
 class Store(ThreadingHTTPServer):
-    """As much of S3 as one file of ``size`` bytes needs, ``piece`` again and again."""
+    """The part of S3 that one file needs: `size` bytes, `piece` repeated."""
 
     def __init__(self, size: int, piece: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -72,7 +72,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Handled:
-    """What came of a file: the handler's time, and of that on a CPU, its process's peak memory, and the document."""
+    """The outcome of one file: the handler's time and CPU time, the peak memory of its process, and the document."""
 
     seconds: float
     cpu_seconds: float
@@ -81,12 +81,12 @@ class Handled:
 
 
 def handle(size: int, *, piece: bytes = PIECE, name: str = "large.bin") -> Handled:
-    """Have the handler process a file in a process of its own.
+    """Run the handler for one file in a new process.
 
     Args:
-        size: How many bytes it has.
-        piece: What it consists of, again and again.
-        name: What it is called.
+        size: The file's size in bytes.
+        piece: The bytes that the file repeats.
+        name: The file's name.
     """
     described = {"key": f"inputs/{name}", "size": size, "sequencer": "0A"}
     record = {

@@ -1,4 +1,4 @@
-"""Whatever fails for a while, each file has its result in the end; what fails for good waits where it can be seen."""
+"""Each file has its result after a temporary fault, and is in the dead-letter queue after a permanent one."""
 
 import json
 import random
@@ -14,13 +14,13 @@ from xfarm.operations import dead_letters
 from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
 
-RANDOM = random.Random(0)  # noqa: S311  the same files each time
+RANDOM = random.Random(0)  # noqa: S311 - the same files each time
 SIZES = (0, 1, 100, 10_000, 300_000)
-"""Of what follows the first line: from nothing to more than the function reads at a time, when written as hex."""
+"""The bytes, written as hex, after the first line: from none to more than the function reads at a time."""
 
 
 def files(number: int) -> dict[str, bytes]:
-    """Make files of mixed sizes, mostly small, no two of them the same."""
+    """Return files of mixed sizes, mostly small, no two of them the same."""
     weights = (1, 1, 60, 30, 8)
     return {
         f"{name:04}.csv": f"n{name}\n".encode() + RANDOM.randbytes(size).hex().encode()
@@ -30,13 +30,13 @@ def files(number: int) -> dict[str, bytes]:
 
 def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) -> None:
     contents = files(1000)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     bodies = driver.take(len(contents))
-    # SQS and S3 promise to deliver at least once, and no order.
+    # SQS and S3 deliver at least once, and in any order.
     bodies += RANDOM.sample(bodies, 400)
     RANDOM.shuffle(bodies)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(bodies)
     driver.assert_complete(contents)
     handled = [line for line in driver.logged() if line["outcome"] != "test_event"]
@@ -45,8 +45,8 @@ def test_a_thousand_files_of_mixed_sizes_some_delivered_twice(driver: Driver) ->
 
 
 @pytest.mark.parametrize("fault", ["reading is denied", "the function crashes"])
-def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
-    driver.hasten_retries()
+def test_files_have_results_after_a_fault_is_fixed(driver: Driver, fault: str) -> None:
+    driver.shorten_visibility_timeout()
     contents = files(50)
     function, name = boto3.client("lambda"), driver.pipeline.function_name
     if fault == "reading is denied":
@@ -58,16 +58,16 @@ def test_a_fault_that_is_mended(driver: Driver, fault: str) -> None:
     else:
         function.update_function_configuration(FunctionName=name, Handler="lambda_function.renamed")
         driver.upload(contents)
-        eventually(lambda: driver.last_feeding() == "FAILED")
+        eventually(lambda: driver.last_processing_result() == "FAILED")
         assert driver.results() == set()
         function.update_function_configuration(FunctionName=name, Handler="lambda_function.handler")
     driver.assert_complete(contents)
 
 
-def test_what_fails_for_good_waits_in_the_dead_letter_queue_and_can_be_put_back(
+def test_files_that_fail_for_good_are_in_the_dead_letter_queue_and_can_be_redriven(
     driver: Driver, console: Console
 ) -> None:
-    driver.hasten_retries()
+    driver.shorten_visibility_timeout()
     contents = files(90) | {f"refused-{number}.csv": f"x\n{number}\n".encode() for number in range(10)}
     refused = {name for name in contents if name.startswith("refused")}
     driver.deny_reading("refused-*")
@@ -84,53 +84,53 @@ def test_what_fails_for_good_waits_in_the_dead_letter_queue_and_can_be_put_back(
     driver.assert_complete(contents)
 
 
-def test_files_that_come_while_nothing_is_fed_to_the_function(driver: Driver) -> None:
+def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Driver) -> None:
     contents = files(200)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
     assert driver.results() == set()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.assert_complete(contents)
 
 
-def test_the_emulator_is_stopped_with_files_on_their_way(driver: Driver) -> None:
-    driver.hasten_retries()
+def test_the_emulator_is_stopped_with_files_in_flight(driver: Driver) -> None:
+    driver.shorten_visibility_timeout()
     contents = files(400)
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     driver.upload(contents)
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     eventually(driver.results)
-    driver.emulator.stop()  # and with it, at once, the function
+    driver.emulator.stop()  # which ends the function at once
     driver.emulator.start()
-    # What was being processed is hidden until its visibility timeout ends.
+    # Files that were being processed are invisible until their visibility timeout ends.
     assert counts(driver.pipeline.main_queue_url) != EMPTY
     driver.assert_complete(contents)
 
 
-def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) -> None:
-    driver.hasten_retries()
+def test_every_malformed_message_is_a_dead_letter_and_blocks_nothing(driver: Driver) -> None:
+    driver.shorten_visibility_timeout()
     contents = {f"neighbour-{number}.csv": f"a\n{number}\n".encode() for number in range(20)}
-    contents |= {"empty.csv": b"", "beside-an-unknown-event.csv": b"a\n"}
-    driver.feed(enabled=False)
+    contents |= {"empty.csv": b"", "with-an-unknown-event.csv": b"a\n"}
+    driver.set_mapping(enabled=False)
     driver.upload(contents | {"gone.csv": b"a\n"})
     events = {json.loads(body)["Records"][0]["s3"]["object"]["key"]: json.loads(body) for body in driver.take(23)}
     key = f"{driver.pipeline.input_prefix}gone.csv"
     boto3.client("s3").delete_object(Bucket=driver.pipeline.bucket_name, Key=key)
 
-    def changed(what: str, value: str) -> dict[str, Any]:
+    def changed(field: str, value: str) -> dict[str, Any]:
         event = json.loads(json.dumps(events[key]))
         (record,) = event["Records"]
-        if what == "eventName":
-            record[what] = value
+        if field == "eventName":
+            record[field] = value
         else:
-            record["s3"]["object"][what] = value
+            record["s3"]["object"][field] = value
         return event
 
     unknown = changed("eventName", "ObjectRemoved:Delete")
-    events[f"{driver.pipeline.input_prefix}beside-an-unknown-event.csv"]["Records"] += unknown["Records"]
-    beside = json.dumps(events.pop(f"{driver.pipeline.input_prefix}beside-an-unknown-event.csv"))
+    events[f"{driver.pipeline.input_prefix}with-an-unknown-event.csv"]["Records"] += unknown["Records"]
+    mixed = json.dumps(events.pop(f"{driver.pipeline.input_prefix}with-an-unknown-event.csv"))
     poison = [
         "this is not JSON",
         "[]",
@@ -139,13 +139,13 @@ def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) 
         json.dumps(unknown),
         json.dumps(changed("key", "inputs/%FF")),
         json.dumps(changed("sequencer", "no number")),
-        beside,  # the file has its result, and the message comes to the same end
+        mixed,  # the file has its result, and the message is a dead letter too
     ]
     harmless = [
         json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": driver.pipeline.bucket_name}),
         json.dumps(changed("key", "elsewhere/file.csv")),
     ]
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     ids = driver.send([*poison, *harmless, *map(json.dumps, events.values())])
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting >= len(poison))
     driver.assert_idle()
@@ -157,20 +157,18 @@ def test_every_malformed_message_has_its_end_and_blocks_nothing(driver: Driver) 
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-@pytest.mark.parametrize("order", ["as they came", "reversed"])
-def test_the_newest_of_two_versions_wins_in_whatever_order_they_are_told_of(
-    driver: Driver, order: str, *, versioned: bool
-) -> None:
+@pytest.mark.parametrize("order", ["oldest first", "newest first"])
+def test_the_newest_of_two_versions_wins_in_any_order_of_events(driver: Driver, order: str, *, versioned: bool) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for body in (b"a\nolder\n", b"a\nnewer\n"):
         driver.upload({"file.csv": body})
     events = sorted(driver.take(2), key=driver.sequencer)
     newest = driver.sequencer(events[1])
-    if order == "reversed":
+    if order == "newest first":
         events.reverse()
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     for event in events:
         driver.send([event])
         driver.assert_idle()
@@ -179,15 +177,15 @@ def test_the_newest_of_two_versions_wins_in_whatever_order_they_are_told_of(
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-def test_the_newest_of_many_versions_wins_where_many_are_processed_at_once(driver: Driver, *, versioned: bool) -> None:
+def test_the_newest_of_many_versions_wins_if_they_are_processed_at_once(driver: Driver, *, versioned: bool) -> None:
     if versioned:
         driver.keep_versions()
-    driver.feed(enabled=False)
+    driver.set_mapping(enabled=False)
     for number in range(50):
         driver.upload({"file.csv": f"a\n{number}\n".encode()})
     events = driver.take(50)
     RANDOM.shuffle(events)
-    driver.feed(enabled=True)
+    driver.set_mapping(enabled=True)
     driver.send(events)
     driver.assert_idle()
     driver.assert_complete({"file.csv": b"a\n49\n"})

@@ -1,26 +1,26 @@
-"""A pipeline for each module, with a function that refuses some files until it is mended."""
+"""A pipeline for each module, with a function that fails for some files until it is fixed."""
 
 from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
 
-from tests.support.emulated_pipeline import REFUSING, lambda_zip, make, private_emulator, running
+from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.operations.pipeline import Pipeline
 
 VISIBILITY_S = 10
-"""Longer than a first, slow call of the function takes: a message that reappears before is a dead letter."""
+"""Longer than the first, slow call of the function: a message that is visible again before that is a dead letter."""
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
-        yield make(visibility_s=VISIBILITY_S, receives=1, code=lambda_zip(process=REFUSING))
+        yield create_pipeline(visibility_s=VISIBILITY_S, max_receives=1, code=lambda_zip(process=FAILING))
 
 
 @pytest.fixture
-def mend(pipeline: Pipeline) -> Callable[[], None]:
-    def mend() -> None:
+def fix_function(pipeline: Pipeline) -> Callable[[], None]:
+    def fix() -> None:
         boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
 
-    return mend
+    return fix

@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""The page in a browser."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ CHROMIUMS = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 TIMEOUT_MS = 60_000
-"""Longer than a file takes into the dead-letter queue on a busy machine."""
+"""Longer than a file takes to the dead-letter queue on a busy machine."""
 
 DROP = """(files) => {
     const transfer = new DataTransfer();
@@ -33,11 +33,11 @@ def find_chromium() -> str | None:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """A browser of the machine; Debian's package where there is none."""
+    """Return the path of the machine's browser; install Debian's package if there is none."""
     if path := find_chromium():
         return path
     if os.geteuid() or not shutil.which("apt-get"):
-        pytest.fail("This test drives a browser, and there is none: install Chromium or Chrome.")
+        pytest.fail("there is no browser for this test: install Chromium or Chrome.")
     subprocess.run(["apt-get", "update"], check=True, capture_output=True)
     subprocess.run(
         ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
@@ -52,8 +52,8 @@ def chromium() -> str:
 
 @pytest.fixture
 def browser_page(pipeline: Pipeline, chromium: str) -> Iterator[Page]:
-    """An empty page, after whose use its console must have held no error."""
-    assert pipeline  # made by asyncio, which can't run while Playwright does
+    """Yield an empty page; assert afterwards that its console has no error."""
+    assert pipeline  # created first: that runs asyncio, which fails while Playwright runs
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--disable-background-networking"])
         page = browser.new_page()
@@ -66,8 +66,8 @@ def browser_page(pipeline: Pipeline, chromium: str) -> Iterator[Page]:
         assert errors == []
 
 
-def test_dropped_files_are_followed_and_a_dead_letter_is_put_back_by_a_button(
-    browser_page: Page, pipeline: Pipeline, mend: Callable[[], None]
+def test_dropped_files_are_followed_and_a_button_redrives_a_dead_letter(
+    browser_page: Page, pipeline: Pipeline, fix_function: Callable[[], None]
 ) -> None:
     page = browser_page
     expect.set_options(timeout=TIMEOUT_MS)
@@ -84,17 +84,17 @@ def test_dropped_files_are_followed_and_a_dead_letter_is_put_back_by_a_button(
         expect(page.locator("#outputs")).to_have_text("1")
 
         bad = page.locator("#files li", has_text="bad<img src=x>.csv")
-        expect(bad.locator(".text")).to_have_text("dead letter: RuntimeError: as the test wants it")
+        expect(bad.locator(".text")).to_have_text("dead letter: RuntimeError: test failure")
         expect(page.locator("#dead")).to_have_text("1")
-        mend()
+        fix_function()
         page.locator("#redrive").click()
-        expect(page.locator("#said")).to_have_text("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
+        expect(page.locator("#redriven")).to_have_text("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
         expect(bad.locator("summary")).to_contain_text("(2 bytes, 0 rows)")
-        for place, text in (("#dead", "0"), ("#inputs", "2"), ("#outputs", "2"), ("#waiting", "0")):
-            expect(page.locator(place)).to_have_text(text)
+        for element, text in (("#dead", "0"), ("#inputs", "2"), ("#outputs", "2"), ("#waiting", "0")):
+            expect(page.locator(element)).to_have_text(text)
 
 
-def test_an_account_is_shown_without_anything_to_change_it(browser_page: Page, pipeline: Pipeline) -> None:
+def test_a_read_only_page_has_no_controls(browser_page: Page, pipeline: Pipeline) -> None:
     with served(pipeline, writable=False) as server:
         browser_page.goto(server.url)
         expect(browser_page.locator("#mapping")).to_have_text("Enabled")

@@ -1,4 +1,4 @@
-"""What the page's server shows, does, and refuses to do."""
+"""What the page's server shows, does and refuses."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def test_a_file_is_uploaded_followed_to_its_result_and_counted(page: Served, pip
     assert after["health"]["event_source_mapping"] == "Enabled"
 
 
-def test_messages_are_counted_where_they_are(page: Served, pipeline: Pipeline) -> None:
+def test_waiting_messages_and_messages_in_flight_are_counted(page: Served, pipeline: Pipeline) -> None:
     sqs = boto3.client("sqs")
     sqs.send_message(QueueUrl=pipeline.dead_letter_queue_url, MessageBody="x")
     assert page.state()["health"]["dead_letter_queue"] == {"waiting": 1, "in_flight": 0}
@@ -58,40 +58,40 @@ def test_messages_are_counted_where_they_are(page: Served, pipeline: Pipeline) -
     assert page.state()["health"]["dead_letter_queue"] == {"waiting": 0, "in_flight": 0}
 
 
-def put_back(page: Served) -> None:
-    status, _, body = page.ask("POST", "/redrive", page.ours)
-    assert (status, json.loads(body)["said"]) == (200, "1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
+def redrive(page: Served) -> None:
+    status, _, body = page.request("POST", "/redrive", page.headers)
+    assert (status, json.loads(body)["message"]) == (200, "1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
 
 
-def test_a_dead_letter_is_shown_put_back_and_followed_again(
-    page: Served, pipeline: Pipeline, mend: Callable[[], None]
+def test_a_dead_letter_is_shown_redriven_and_followed_again(
+    page: Served, pipeline: Pipeline, fix_function: Callable[[], None]
 ) -> None:
     assert page.send("bad.csv", b"x\n") == (200, {})
     dead = eventually(lambda: (file := page.file("bad.csv"))["state"] == "dead" and file)
-    assert dead["text"] == "RuntimeError: as the test wants it"
+    assert dead["text"] == "RuntimeError: test failure"
     assert page.state()["health"]["dead_letter_queue"]["waiting"] == 1
-    put_back(page)
-    eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting)  # again, while nobody looks at the page
+    redrive(page)
+    eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting)  # it is dead again before the page is refreshed
     eventually(lambda: page.file("bad.csv")["state"] == "dead")
-    mend()
-    put_back(page)
+    fix_function()
+    redrive(page)
     eventually(lambda: page.file("bad.csv")["state"] == "done")
     assert page.state()["health"]["dead_letter_queue"]["waiting"] == 0
 
 
-def test_the_newest_upload_of_a_name_is_the_one_that_is_followed(page: Served) -> None:
+def test_of_several_uploads_with_one_name_the_newest_is_followed(page: Served) -> None:
     for body in (b"a\n1\n", b"a\n1\n2\n"):
         assert page.send("twice.csv", body) == (200, {})
     eventually(lambda: page.file("twice.csv")["text"] == "6 bytes, 2 rows")
     assert [file["name"] for file in page.state()["files"]].count("twice.csv") == 1
 
 
-def test_what_became_of_an_upload_is_not_taken_for_that_of_a_newer_one(
+def test_the_result_of_an_upload_is_not_shown_for_a_newer_upload(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
     path.touch()
-    page = PipelineView(pipeline, every=0)
+    page = PipelineView(pipeline, refresh_s=0)
 
     def look(_: UploadTracker, waiting: list[Upload]) -> list[Arrival]:
         page.send("replaced.csv", path)
@@ -102,8 +102,8 @@ def test_what_became_of_an_upload_is_not_taken_for_that_of_a_newer_one(
     assert [file["state"] for file in page.state()["files"]] == ["waiting"]
 
 
-def test_only_so_many_files_are_remembered(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "REMEMBERED", 2)
+def test_the_number_of_files_is_limited(page: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "MAX_FILES", 2)
     for number in range(3):
         page.send(f"{number}.txt", b"x")
     assert [file["name"] for file in page.state()["files"]] == ["2.txt", "1.txt"]
@@ -115,18 +115,18 @@ FOREIGN: dict[str, dict[str, str | None]] = {
     "no origin": {"Origin": None},
     "another site's origin": {"Origin": "http://site.example"},
     "another port's origin": {"Origin": "http://127.0.0.1:1"},
-    "a name made to resolve to this machine": {"Host": "site.example", "Origin": "http://site.example"},
+    "a name that resolves to this machine": {"Host": "site.example", "Origin": "http://site.example"},
     "this machine at another port": {"Host": "127.0.0.1:1"},
 }
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("path", ["/files?name=foreign.csv", "/redrive"])
-def test_nobody_else_may_change_anything(
+def test_foreign_requests_can_change_nothing(
     page: Served, pipeline: Pipeline, path: str, headers: dict[str, str | None]
 ) -> None:
-    given = page.ours | headers
-    status, _, body = page.ask("POST", path, {name: value for name, value in given.items() if value is not None}, b"x")
+    sent = {name: value for name, value in (page.headers | headers).items() if value is not None}
+    status, _, body = page.request("POST", path, sent, b"x")
     assert status == 403
     assert json.loads(body)["error"]
     assert "inputs/foreign.csv" not in keys(pipeline)
@@ -134,79 +134,78 @@ def test_nobody_else_may_change_anything(
 
 @pytest.mark.parametrize("path", ["/", "/state", "/anything"])
 @pytest.mark.parametrize("headers", [{"Host": "site.example"}, {"Origin": "http://site.example"}, {"Origin": "null"}])
-def test_nobody_else_may_read_anything(page: Served, path: str, headers: dict[str, str]) -> None:
-    status, _, body = page.ask("GET", path, headers)
+def test_foreign_requests_can_read_nothing(page: Served, path: str, headers: dict[str, str]) -> None:
+    status, _, body = page.request("GET", path, headers)
     assert status == 403
     assert page.token.encode() not in body
 
 
-def test_what_is_sent_may_be_neither_framed_nor_kept_nor_joined_by_scripts_of_others(page: Served) -> None:
+def test_responses_forbid_framing_caching_and_foreign_scripts(page: Served) -> None:
     for path in ("/", "/state", "/anything"):
-        headers = page.ask("GET", path)[1]
+        headers = page.request("GET", path)[1]
         assert headers["Cache-Control"] == "no-store"
         assert headers["Content-Security-Policy"].startswith("default-src 'none';")
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert "Access-Control-Allow-Origin" not in headers
-    assert page.ask("GET", "/anything")[0] == 404
+    assert page.request("GET", "/anything")[0] == 404
 
 
-def test_an_account_is_only_shown_whatever_is_asked(pipeline: Pipeline) -> None:
+def test_a_read_only_page_refuses_every_change(pipeline: Pipeline) -> None:
     with served(replace(pipeline, stack="dev"), writable=False) as page:
         assert page.token == ""
-        html = page.ask("GET", "/")[2].decode()
+        html = page.request("GET", "/")[2].decode()
         assert "read-only" in html
-        assert "Put them back" not in html
+        assert "Redrive</button>" not in html
         assert page.state()["health"]["event_source_mapping"] == "Enabled"
         for path in ("/files?name=foreign.csv", "/redrive"):
-            status, _, body = page.ask("POST", path, page.ours, b"x")
-            assert (status, json.loads(body)) == (403, {"error": "'dev' is only shown: nothing is changed from here"})
+            status, _, body = page.request("POST", path, page.headers, b"x")
+            assert (status, json.loads(body)) == (403, {"error": "the page of 'dev' is read-only."})
         assert "inputs/foreign.csv" not in keys(pipeline)
 
 
-def test_what_aws_refuses_is_told_in_a_sentence(pipeline: Pipeline) -> None:
+def test_an_error_of_aws_is_one_sentence(pipeline: Pipeline) -> None:
     with served(replace(pipeline, bucket_name="no-such-bucket")) as page:
-        status, _, body = page.ask("GET", "/state")
+        status, _, body = page.request("GET", "/state")
         assert status == 502
         assert json.loads(body)["error"].startswith("AWS refused ListObjectsV2: ")
-        status, said = page.send("x.csv", b"x")
+        status, response = page.send("x.csv", b"x")
         assert status == 502
-        assert "(NoSuchBucket)" in said["error"]
+        assert "(NoSuchBucket)" in response["error"]
 
 
 def test_a_file_without_a_name_is_refused(page: Served) -> None:
-    status, said = page.send("", b"x")
-    assert (status, said) == (409, {"error": "a file needs a name."})
+    assert page.send("", b"x") == (409, {"error": "a file needs a name."})
 
 
-def test_aws_is_asked_no_more_often_than_is_said(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Pipeline] = []
+def test_the_state_is_not_refreshed_before_its_time(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Pipeline] = []
 
     def counted(pipeline: Pipeline) -> Health:
-        asked.append(pipeline)
+        calls.append(pipeline)
         return health(pipeline)
 
     monkeypatch.setattr(view, "health", counted)
-    with served(pipeline, every=3600) as page:
+    with served(pipeline, refresh_s=3600) as page:
         page.state()
         page.state()
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
-def test_a_port_that_is_taken_is_told_with_what_to_do(pipeline: Pipeline) -> None:
+def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(pipeline: Pipeline) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(
-            UserError, match=rf"^Port {port} is taken by another program: name another one with --port\.$"
+            UserError, match=rf"^port {port} is taken by another program: choose another one with --port\.$"
         ):
-            asyncio.run(serve(PipelineView(pipeline, every=0), port=port, writable=True, ready=print))
+            asyncio.run(serve(PipelineView(pipeline, refresh_s=0), port=port, writable=True, ready=print))
 
 
-def test_it_listens_on_this_machine_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_listens_on_the_loopback_address_only(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     bound: list[socket.socket] = []
 
-    def bind(*arguments: Any) -> list[socket.socket]:  # noqa: ANN401  whatever it is given
+    def bind(*arguments: Any) -> list[socket.socket]:  # noqa: ANN401 - the arguments of `bind_sockets`
         bound.extend(bind_sockets(*arguments))
         return bound
 

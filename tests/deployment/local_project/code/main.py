@@ -1,4 +1,4 @@
-"""A function that reports what it was called with, and the environment it runs in."""
+"""A function that reports the objects in its event, and its environment."""
 
 import json
 import os

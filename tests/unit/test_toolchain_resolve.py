@@ -1,4 +1,4 @@
-"""Which toolchain is taken, by what a machine has."""
+"""Which toolchain is chosen on which machine."""
 
 import json
 from importlib.metadata import version
@@ -22,13 +22,13 @@ ONLINE = f'mkdir -p "$PULUMI_HOME/plugins/{PLUGIN}"'
 
 
 class Machine:
-    """A machine that has nothing, and is given one thing after another."""
+    """A machine on which tests install one program after another."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = folder / "checkout"
         self.root.joinpath(".local").mkdir(parents=True)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def program(self, path: str, text: str = "") -> Path:
         target = self.folder / path
@@ -53,7 +53,7 @@ class Machine:
             self.program(f"{folder}/terraform-provider-aws_v{terraform.VERSION}_x5")
 
     def resolve(self) -> resolve.Toolchain:
-        return resolve.resolve(self.root, self.said.append)
+        return resolve.resolve(self.root, self.messages.append)
 
     @property
     def plugins(self) -> Path:
@@ -72,10 +72,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def never(*_: object, **_options: object) -> NoReturn:
-    pytest.fail("this should not be done again")
+    pytest.fail("this should not be called")
 
 
-def built(program: build.Program, _say: object) -> Path:
+def built(program: build.Program, _notify: object) -> Path:
     return program.target()
 
 
@@ -83,14 +83,14 @@ def offline(**_: object) -> PulumiCommand:
     raise OSError("Name or service not known")
 
 
-def test_pulumi_on_path_with_the_users_plugin_needs_nothing_else(machine: Machine) -> None:
+def test_pulumi_on_path_is_used_with_the_user_s_plugin(machine: Machine) -> None:
     machine.pulumi_on_path()
     (machine.folder / "home" / ".pulumi" / "plugins" / PLUGIN).mkdir(parents=True)
     toolchain = machine.resolve()
     assert toolchain.summary == "Toolchain: the Pulumi on PATH, with the official AWS plugin."
     assert toolchain.path[0] == str(machine.folder / "bin")
     assert (machine.plugins / PLUGIN).is_dir()
-    assert machine.said == [toolchain.summary]
+    assert machine.messages == [toolchain.summary]
 
 
 def test_the_official_plugin_is_downloaded_for_pulumi_on_path(machine: Machine) -> None:
@@ -99,7 +99,7 @@ def test_the_official_plugin_is_downloaded_for_pulumi_on_path(machine: Machine) 
     assert (machine.plugins / PLUGIN).is_dir()
 
 
-def test_pulumi_on_path_gets_our_plugin_where_the_official_one_is_out_of_reach(
+def test_pulumi_on_path_gets_the_built_plugin_if_the_official_one_cannot_be_downloaded(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.pulumi_on_path()
@@ -114,7 +114,7 @@ def test_pulumi_on_path_gets_our_plugin_where_the_official_one_is_out_of_reach(
     [("v3.259.0", False), ("", True), ("v3.0.9", True)],
     ids=["without its language host", "without a version", "too old"],
 )
-def test_a_pulumi_on_path_that_does_not_suffice_is_left_alone(machine: Machine, number: str, *, host: bool) -> None:
+def test_an_unsuitable_pulumi_on_path_is_not_used(machine: Machine, number: str, *, host: bool) -> None:
     machine.pulumi_on_path(number, host=host)
     machine.registry_build()
     machine.terraform_provider()
@@ -124,7 +124,7 @@ def test_a_pulumi_on_path_that_does_not_suffice_is_left_alone(machine: Machine, 
     assert toolchain.environment == {"PULUMI_IGNORE_AMBIENT_PLUGINS": "true"}
 
 
-def test_the_official_pulumi_is_downloaded_where_there_is_none(
+def test_the_official_pulumi_is_downloaded_if_there_is_none_on_path(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def install(root: str) -> PulumiCommand:
@@ -141,29 +141,29 @@ def test_the_official_pulumi_is_downloaded_where_there_is_none(
 def test_without_downloads_everything_is_built(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
 
-    def note(program: build.Program, _say: object) -> Path:
+    def record(program: build.Program, _notify: object) -> Path:
         names.append(program.name)
         return program.target()
 
     monkeypatch.setattr(PulumiCommand, "install", offline)
-    monkeypatch.setattr(resolve.build, "build", note)
+    monkeypatch.setattr(resolve.build, "build", record)
     machine.terraform_provider()
     machine.resolve()
     assert names == ["pulumi-resource-terraform-provider", "pulumi"]
-    assert any("can't be downloaded" in line for line in machine.said)
+    assert any("can't be downloaded" in message for message in machine.messages)
 
 
-def test_what_was_found_once_is_not_looked_for_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_is_made_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.registry_build()
     machine.terraform_provider()
     first = machine.resolve()
-    monkeypatch.setattr(resolve, "_look", never)
+    monkeypatch.setattr(resolve, "_choose", never)
     assert machine.resolve() == first
     monkeypatch.setenv("PATH", f"{first.path[0]}:{machine.folder / 'bin'}:/usr/bin:/bin")
     assert machine.resolve() == first
 
 
-def test_it_is_looked_for_again_once_something_of_it_is_gone(machine: Machine) -> None:
+def test_the_choice_is_made_again_if_one_of_its_files_is_missing(machine: Machine) -> None:
     machine.registry_build()
     machine.terraform_provider()
     first = machine.resolve()
@@ -172,7 +172,7 @@ def test_it_is_looked_for_again_once_something_of_it_is_gone(machine: Machine) -
     assert (machine.plugins / PLUGIN / "pulumi-resource-aws").exists()
 
 
-def test_a_spoilt_record_is_made_anew(machine: Machine) -> None:
+def test_the_choice_is_made_again_if_its_record_is_corrupt(machine: Machine) -> None:
     machine.registry_build()
     machine.terraform_provider()
     first = machine.resolve()
@@ -182,7 +182,7 @@ def test_a_spoilt_record_is_made_anew(machine: Machine) -> None:
         assert machine.resolve() == first
 
 
-def test_a_missing_terraform_provider_is_told_before_anything_is_built(
+def test_a_missing_terraform_provider_is_reported_before_anything_is_built(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PulumiCommand, "install", offline)
