@@ -129,9 +129,9 @@ if "topic" in MODEL["resources"]:
     topic = aws.sns.Topic("topic", name=MODEL["name"], display_name=text.apply(lambda text: text[:90]))
     known |= dict(topic_arn=topic.arn, topic_name=topic.name)
 if "alarm" in MODEL["resources"]:
-    aws.cloudwatch.MetricAlarm(
+    alarm = aws.cloudwatch.MetricAlarm(
         "alarm",
-        name=MODEL["alarm"],
+        name=MODEL["alarm"] or None,
         alarm_description=text,
         comparison_operator="GreaterThanThreshold",
         evaluation_periods=1,
@@ -142,6 +142,7 @@ if "alarm" in MODEL["resources"]:
         threshold=MODEL["days"],
         alarm_actions=[topic.arn] if "topic" in MODEL["resources"] else [],
     )
+    known |= dict(alarm_name=alarm.name)
 for name, source in MODEL["outputs"].items():
     pulumi.export(name, known.get(source, "nothing"))
 """
@@ -154,6 +155,7 @@ SOURCES = (
     "listed",
     "number",
     "nested",
+    "alarm_name",
     "group_name",
     "group_arn",
     "topic_arn",
@@ -193,7 +195,7 @@ class Small:
         self._models: dict[str, dict[str, Any]] = {
             project: {
                 "name": project,
-                "alarm": f"{project}-alarm",
+                "alarm": "" if project == "beta" else f"{project}-alarm",
                 "named_by": False,
                 "literal": "one",
                 "days": 7,

@@ -170,6 +170,17 @@ def test_what_is_created_is_named_and_its_values_are_for_machines() -> None:
     ]
 
 
+def test_a_name_that_pulumi_makes_up_is_not_known_before_it_is_made_up_for_the_deployment() -> None:
+    inputs = {"name": "function-0a1b2c3", "arn": "arn:function-0a1b2c3", "role": "function-reader", "list": ["x"]}
+    created = event("resOutputsEvent", "create", None, inputs)
+    (change,) = steps(created)
+    assert not any(one.unknown for one in change.properties)
+    assert created.res_outputs_event
+    created.res_outputs_event.planning = True
+    (change,) = steps(created)
+    assert [one.path for one in change.properties if one.unknown] == ["name", "arn"]
+
+
 def test_what_a_refresh_finds_is_no_part_of_what_is_done() -> None:
     refreshed = (
         event("resourcePreEvent", "refresh", {"a": 1}, {"a": 1}),

@@ -80,6 +80,7 @@ class Steps:
     def __init__(self, *, refreshing: bool = False) -> None:
         self._refreshing = refreshing
         self._refreshed: set[str] = set()
+        self._planned: set[str] = set()
         self._steps: dict[str, list[StepEventMetadata]] = {}
 
     def hear(self, event: EngineEvent) -> None:
@@ -92,6 +93,23 @@ class Steps:
             self._refreshed.discard(step.urn)
             if refreshed == self._refreshing and not step.type.startswith("pulumi:"):
                 self._steps.setdefault(step.urn, []).append(step)
+                if event.res_outputs_event.planning:
+                    self._planned.add(step.urn)
+
+    @property
+    def invented(self) -> set[str]:
+        """The names that a preview makes up and the deployment makes up again, with another random part.
+
+        Source: "Auto-naming" in Pulumi's documentation.
+        """
+        return {
+            value
+            for urn, steps in self._steps.items()
+            for step in steps
+            if urn in self._planned and step.new and step.op.value in {"create", "create-replacement", "replace"}
+            for value in (step.new.inputs or {}).values()
+            if isinstance(value, str) and re.fullmatch(re.escape(urn.rpartition("::")[2]) + "-[0-9a-f]{7}", value)
+        }
 
     @property
     def tally(self) -> dict[str, int]:
@@ -101,8 +119,20 @@ class Steps:
     @property
     def changes(self) -> list[Change]:
         """What happens to each resource that doesn't stay as it is."""
+        invented = self.invented
+        for new in (step.new for steps in self._steps.values() for step in steps if step.new):
+            new.inputs = hide(new.inputs, invented)
         changes = [_change(steps) for steps in self._steps.values()]
         return [change for change in changes if change.operation in CHANGES]
+
+
+def hide(value: Any, names: Iterable[str]) -> Any:  # noqa: ANN401  any JSON
+    """Return `value` with what contains one of `names` unknown."""
+    if isinstance(value, Mapping):
+        return {key: hide(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hide(one, names) for one in value]
+    return UNKNOWN if isinstance(value, str) and any(name in value for name in names) else value
 
 
 def tally(steps: Mapping[str, set[str]]) -> dict[str, int]:

@@ -270,7 +270,10 @@ class Engine:
         preview.report = _reported(project, destroy if destroying else act, preview.events.append)
         if plan:
             now = self.exports()
-            preview.outputs = scratch.planned(plan)
+            heard = Steps()
+            for event in preview.events:
+                heard.hear(event)
+            preview.outputs = changes.hide(scratch.planned(plan), heard.invented)
             changed = {other: changes.outputs(now[other] or {}, exports[other] or {}) for other in exports}
             preview.report.steps = changes.caused(preview.report.steps, plan, changed)
             preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
