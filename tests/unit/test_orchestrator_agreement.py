@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import commands, targets
+from xfarm.orchestrator import commands, losses, targets
 from xfarm.orchestrator.changes import Change
 from xfarm.orchestrator.engine import OnEvent, Operation, Preview, Report
 from xfarm.orchestrator.scratch import Outputs
@@ -49,6 +49,9 @@ class Engine:
     def resources(self, _project: str) -> int:
         return 1
 
+    def deployed(self, _projects: object) -> list[tuple[str, str]]:
+        return [("aws:s3/bucket:Bucket", "files")]
+
     def differing(self, preview: Preview, _needs: object) -> list[str]:
         left = self._stacks.differing.get(preview.report.project)
         return left.pop(0) if left else []
@@ -70,6 +73,10 @@ class Engine:
         return Report(project, changes={"update": 1})
 
 
+def lost(resources: list[tuple[str, str]]) -> list[str]:
+    return [f"the bucket '{identity}' with 2 files [1 byte]" for _, identity in resources]
+
+
 def nothing(*_: object, **__: object) -> None:
     """Do nothing, whatever is asked."""
 
@@ -79,6 +86,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
     stacks = Stacks()
     monkeypatch.setattr(commands, "Engine", stacks.engine)
     monkeypatch.setattr(commands, "_refuse_gaps", nothing)
+    monkeypatch.setattr(losses, "losses", lost)
     monkeypatch.setattr(targets, "activate", nothing)
     return stacks
 
@@ -119,7 +127,9 @@ def test_a_destruction_shows_the_plan_before_it_asks(
     assert set(stacks.done[:3]) == PLANS
     assert stacks.done[3:] == ["asked", *(f"destroy {project}" for project in reversed(PROJECTS))]
     assert asked == ["Type 'dev' to destroy 'dev' and all files in it: "]
-    assert "- storage    storage-resource" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "- storage    storage-resource" in printed
+    assert "Deletes the bucket 'files' with 2 files [1 byte]." in printed
 
 
 def test_yes_shows_the_plan_and_does_not_ask(stacks: Stacks, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,18 +110,28 @@ class _Session:
                 if self._planned or self._operation == "preview":
                     run.plan(needs, destroying=self._operation == "destroy")
                 else:
+                    for loss in self._losses(engine, needs):
+                        display.notify(f"Deletes {loss}.")
                     run.update(self._operation, needs)
         if not self._planned:
             return run.reports
-        self._agree(run.reports)
+        self._agree(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
             engine.tell(display.event, display.notify)
             done = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.found)
             done.update(self._operation, needs)
         return done.reports
 
-    def _agree(self, plan: dict[str, Report]) -> None:
-        """Show how much would be done, and ask whether it is to be.
+    def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
+        """Return what holds files or messages and would be deleted."""
+        if self._operation != "destroy":
+            return []
+        from xfarm.orchestrator.losses import losses  # noqa: PLC0415 - slow to load, and seldom needed
+
+        return losses(engine.deployed(needs))
+
+    def _agree(self, plan: dict[str, Report], losses: list[str]) -> None:
+        """Show how much would be done and what would be lost, and ask for confirmation.
 
         Raises:
             UserError: It isn't, or there is no telling what would be done.
@@ -129,6 +139,8 @@ class _Session:
         self._console.print(summary(plan.values(), "preview"))
         if not all(report.outcome in {"done", "absent"} for report in plan.values()):
             raise UserError(f"there is no plan for all of it (see above), so nothing was {_DONE[self._operation]}.")
+        for loss in losses:
+            self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
         if self._asking and any(report.changed or report.outputs for report in plan.values()):
             _confirm(self._operation, self._stack, self._console)
 

@@ -162,6 +162,11 @@ class Engine:
         resources = (self._states[project] or {}).get("resources", [])
         return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
+    def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the types and ids of the resources of projects that were deployed when this engine was created."""
+        states = [scratch.resources(self._exported[project]) for project in projects]
+        return [(resource["type"], resource.get("id", "")) for state in states for resource in state]
+
     def exports(self) -> dict[str, Outputs | None]:
         """Return what each project exported when this engine was made; None where it was not deployed."""
         return {project: scratch.exported(state) for project, state in self._exported.items()}
