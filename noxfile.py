@@ -77,6 +77,6 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, "pytest", *session.posargs)
     else:
-        run(session, "pytest", "tests/unit")
+        run(session, "pytest", "tests/unit", "-n", "2")
         # Mostly waiting: for the provider, for queues. Each file has an emulator and a port of its own.
         run(session, "pytest", "tests/emulator", "tests/deployment", "-n", "4", "--dist", "loadfile")

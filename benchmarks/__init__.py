@@ -1,1 +1,1 @@
-"""Measures how fast the stacks deploy, beside a peer, how fast files are processed, and how both grow."""
+"""Measures deployments, compared with Terraform, the processing of files, and how both grow."""

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m benchmarks [PART...]``."""
+"""The command line of the benchmarks: `python -m benchmarks [PART...]`."""
 
 import argparse
 import sys
@@ -19,11 +19,11 @@ PARTS: Final = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure what the arguments name, or all there is, and return the exit code."""
+    """Run the benchmarks that the arguments name, or all, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("part", nargs="*", choices=(*PARTS, []), help=f"what to measure: {', '.join(PARTS)}; all")
     options = parser.parse_args(arguments)
-    # Where nobody says how wide it is, as in a pipe, wide enough for all tables.
+    # Without a terminal, make the console wide enough for all tables.
     console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 160)
     try:
         for part in options.part or PARTS:

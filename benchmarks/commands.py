@@ -1,4 +1,4 @@
-"""What the benchmarks run commands with."""
+"""A helper for running commands."""
 
 from subprocess import CompletedProcess
 
@@ -6,7 +6,7 @@ from xfarm.errors import UserError
 
 
 def check(done: CompletedProcess[str]) -> None:
-    """Make sure that a command has succeeded: the time that a failure took is no figure.
+    """Check that a command has succeeded, so that no failure is measured.
 
     Raises:
         UserError: It has failed.

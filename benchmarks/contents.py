@@ -1,8 +1,8 @@
-"""How fast the contents of files are read: 100 MB as CSV, as JSON Lines and as gzipped CSV.
+"""Measures how fast the contents of files are read: 100 MB of CSV, JSON Lines and gzipped CSV.
 
-Each way of reading has a process of its own, which reads the file from the disk's cache in the chunks that the function
-reads an object in. The seconds are a processor's, without the process's start; the memory is the peak of the whole
-process (``VmHWM``), which has the interpreter in it. Linux only, as the peak is read from ``/proc``.
+Each way of reading runs in its own process, which reads the file from the disk's cache in chunks of the function's
+size. The time is CPU time, without the start of the process; the memory is the peak of the whole process (`VmHWM`),
+including the interpreter. Linux only, because the peak is read from `/proc`.
 """
 
 import gzip
@@ -22,10 +22,10 @@ from rich.console import Console
 from benchmarks.figures import table
 from xfarm.paths import ROOT
 
-SIZE: Final = 100_000_000
-"""How much there is to read in each file, in bytes; the gzipped one is smaller."""
-BLOCK: Final = 1_000_000
-"""How much of it is different, in bytes: more than gzip looks back for what it has seen before."""
+SIZE_BYTES: Final = 100_000_000
+"""The size of each file, uncompressed."""
+BLOCK_BYTES: Final = 1_000_000
+"""The size of the block that is repeated; it is larger than gzip's window."""
 ROUNDS: Final = 5
 
 READING: Final = """
@@ -73,18 +73,18 @@ print(json.dumps([seconds, peak_kib, found]))
 WAYS: Final = {
     "reading": "reading alone",
     "checksum": "reading, SHA-256",
-    "bare": "csv or json in a bare loop",
+    "bare": "csv or json in a loop",
     "rows": "`tables.read`",
-    "shipped": "`process`: that, and SHA-256",
+    "shipped": "`process`, which includes SHA-256",
 }
 
 
 def run(console: Console) -> None:
-    """Measure each way of reading each file, by turns."""
+    """Measure each way of reading each file."""
     with TemporaryDirectory() as folder:
-        for name, make in FILES.items():
+        for name, content in FILES.items():
             path = Path(folder) / name
-            path.write_bytes(make())
+            path.write_bytes(content())
             _print_ways(console, path)
 
 
@@ -93,7 +93,7 @@ def _print_ways(console: Console, path: Path) -> None:
     peaks: dict[str, list[int]] = {way: [] for way in WAYS}
     found = {}
     for _ in range(ROUNDS):
-        for way in WAYS:  # by turns, so that whatever else the machine does falls on all of them
+        for way in WAYS:  # alternating, so that other load affects all of them
             ran = subprocess.run(
                 [sys.executable, "-c", READING, way, path],
                 env={"PATH": os.defpath, "PYTHONPATH": str(ROOT / "lambda_code")},
@@ -104,18 +104,18 @@ def _print_ways(console: Console, path: Path) -> None:
             seconds, peak_kib, found[way] = json.loads(ran.stdout)
             times[way].append(seconds)
             peaks[way].append(peak_kib)
-    assert found["bare"] == found["rows"] == found["shipped"], found  # noqa: S101  or it compares what can't be
+    assert found["bare"] == found["rows"] == found["shipped"], found  # noqa: S101 - the comparison depends on it
     loop = median(times["bare"])
     table(
         console,
-        f"{path.name}: {SIZE / 1e6:.0f} MB, {path.stat().st_size / 1e6:.0f} MB as stored, {found['bare']:,} rows; "
-        f"median of {ROUNDS} (and their range)",
-        ("", "CPU s", "MB/s", "of the bare loop", "peak MiB"),
+        f"{path.name}: {SIZE_BYTES / 1e6:.0f} MB, {path.stat().st_size / 1e6:.0f} MB stored, {found['bare']:,} rows; "
+        f"median of {ROUNDS} (and range)",
+        ("", "CPU s", "MB/s", "of the loop", "peak MiB"),
         [
             (
                 name,
                 f"{median(times[way]):.2f} ({min(times[way]):.2f} to {max(times[way]):.2f})",
-                f"{SIZE / 1e6 / median(times[way]):.0f}",
+                f"{SIZE_BYTES / 1e6 / median(times[way]):.0f}",
                 f"{median(times[way]) / loop:.2f}",
                 f"{median(peaks[way]) / 1024:.0f}",
             )
@@ -125,10 +125,10 @@ def _print_ways(console: Console, path: Path) -> None:
 
 
 def _repeated(header: str, line: Callable[[random.Random], str]) -> bytes:
-    """Return a file of `SIZE` bytes at most: a header, then a block of lines again and again."""
-    chance = random.Random(0)  # noqa: S311  not for secrets
-    block = "".join(line(chance) for _ in range(BLOCK // len(line(chance)))).encode()
-    return header.encode() + block * (SIZE // len(block))
+    """Return a file of `SIZE_BYTES` at most: a header, then repetitions of a block of lines."""
+    chance = random.Random(0)  # noqa: S311 - not for secrets
+    block = "".join(line(chance) for _ in range(BLOCK_BYTES // len(line(chance)))).encode()
+    return header.encode() + block * (SIZE_BYTES // len(block))
 
 
 def _csv() -> bytes:

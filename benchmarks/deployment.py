@@ -1,10 +1,10 @@
-"""Deploy, preview and destroy: the three stacks, and in turn the same in one module of Terraform's.
+"""Measures deploy, preview and destroy of the three stacks, compared with one Terraform module.
 
-Times are those of whole commands, from start to end, on an emulator of each one's own. What is compared is
+Each has its own emulator, and the times are those of whole commands. The benchmark alternates between
 
-- the stacks, by ``python -m xfarm``;
-- the same resources in one module of Terraform's (`benchmarks.peer`), as the provider's documentation would write them;
-- the same module with the stacks' own graph, which tells what of the difference is the graph's.
+- the stacks, run by `xfarm`;
+- the same resources as one Terraform module (`benchmarks.peer`), written as in the provider's documentation;
+- the same module with the stacks' graph, which shows how much of the difference is due to the graph.
 """
 
 import json
@@ -40,27 +40,33 @@ OPERATIONS: Final = ("deploy", "preview", "destroy")
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment has made: when each resource was finished, in seconds, and what each had to wait for."""
+    """The resources of a deployment.
 
-    begun: float
+    Attributes:
+        started: When the command started, in seconds since the epoch.
+        finished: When each resource was finished.
+        needs: The resources that each resource had to wait for.
+    """
+
+    started: float
     finished: Mapping[str, float]
     needs: Mapping[str, Iterable[str]]
 
 
-class Contestant(Protocol):
-    """Something that deploys the pipeline."""
+class Deployer(Protocol):
+    """A way to deploy the pipeline."""
 
     name: str
     emulator: Emulator
 
     def prepare(self) -> None:
-        """Make ready what is not to be measured."""
+        """Do what is not measured."""
 
     def run(self, operation: str) -> None:
-        """Deploy, preview what is deployed, which has to find nothing to change, or destroy."""
+        """Deploy, destroy, or preview without changes."""
 
     def deployed(self) -> Deployed:
-        """Return what the last deployment has made."""
+        """Return the resources of the last deployment."""
 
 
 class Stacks:
@@ -71,17 +77,17 @@ class Stacks:
     def __init__(self, folder: Path) -> None:
         self._checkout = Checkout(folder)
         self.emulator = self._checkout.emulator
-        self._begun = 0.0
+        self._started = 0.0
         self.seconds: dict[str, dict[str, list[float]]] = {each: defaultdict(list) for each in OPERATIONS}
-        """Of each operation and project: what the orchestrator reports."""
+        """The times that the orchestrator reports, by operation and project."""
 
     def prepare(self) -> None:
-        """Find the toolchain, build what is missing of it, and start the emulator."""
+        """Prepare the toolchain, and start the emulator."""
         check(self._checkout.run("env"))
 
     def run(self, operation: str) -> None:
-        """See `Contestant`."""
-        self._begun = time.time()
+        """Implement `Deployer`."""
+        self._started = time.time()
         done = self._checkout.run(operation, "--json")
         check(done)
         for report in json.loads(done.stdout):
@@ -90,7 +96,7 @@ class Stacks:
                 raise UserError(f"{report['project']} has changes after it was deployed: {report['changes']}.")
 
     def deployed(self) -> Deployed:
-        """See `Contestant`; a stack's first resources wait for the last one of those that it reads."""
+        """Implement `Deployer`; the first resources of a stack wait for the last ones of the stacks that it reads."""
         graph = dependencies()
         resources = {project: self._checkout.resources(project) for project in graph}
         finished = {
@@ -108,23 +114,23 @@ class Stacks:
             for project, stack in resources.items()
             for each in stack
         }
-        return Deployed(self._begun, finished, needs)
+        return Deployed(self._started, finished, needs)
 
 
 def _name(urn: str) -> str:
-    """Return what a resource is called in figures: ``messaging main-queue``."""
+    """Return the name of a resource in a table: `messaging main-queue`."""
     _, project, _, name = urn.split("::")
     return f"{project} {name}"
 
 
 @dataclass
 class Module:
-    """One module of Terraform's."""
+    """A Terraform module."""
 
     name: str
     folder: Path
     content: Mapping[str, object]
-    """In Terraform's JSON syntax."""
+    """The module in Terraform's JSON syntax."""
     emulator: Emulator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,18 +148,18 @@ class Module:
         self._terraform("init")
 
     def run(self, operation: str) -> None:
-        """See `Contestant`."""
+        """Implement `Deployer`."""
         if operation == "deploy":
-            self._begun = time.time()
-            said = self._terraform("apply", "-auto-approve", "-json")
-            (self.folder / "applied.json").write_text(said, encoding="utf-8")
+            self._started = time.time()
+            output = self._terraform("apply", "-auto-approve", "-json")
+            (self.folder / "applied.json").write_text(output, encoding="utf-8")
         elif operation == "preview":
-            self._terraform("plan", "-detailed-exitcode")  # which is 2 where there is a change
+            self._terraform("plan", "-detailed-exitcode")  # fails if there is a change
         else:
             self._terraform("destroy", "-auto-approve")
 
     def deployed(self) -> Deployed:
-        """See `Contestant`."""
+        """Implement `Deployer`."""
         lines = map(json.loads, (self.folder / "applied.json").read_text(encoding="utf-8").splitlines())
         finished = {
             _resource(line["hook"]["resource"]["addr"]): datetime.fromisoformat(line["@timestamp"]).timestamp()
@@ -168,10 +174,10 @@ class Module:
             for resource in state["resources"]
             if resource["mode"] == "managed"
         }
-        return Deployed(self._begun, finished, needs)
+        return Deployed(self._started, finished, needs)
 
     def _mirror(self) -> None:
-        """Let Terraform take the provider from where we do; where it is nowhere on this machine, it is downloaded."""
+        """Let Terraform use the provider on this machine; if there is none, Terraform downloads it."""
         try:
             provider = terraform.find_provider()
         except UserError:
@@ -206,76 +212,74 @@ class Module:
 
 
 def _resource(address: str) -> str:
-    """Return the address of a resource without that of an instance of it."""
+    """Return the address of a resource without the index of an instance."""
     return address.partition("[")[0]
 
 
 def critical_path(deployed: Deployed) -> list[tuple[str, float]]:
-    """Return the resources that nothing could have been finished without, in order, each with its seconds.
+    """Return the resources on the critical path in order, each with its time in seconds.
 
-    They are counted from when the last resource that it waits for was finished, or from the start of the command.
+    The time starts when the last resource that it waits for is finished, or with the command.
     """
     path = []
     resource = max(deployed.finished, key=deployed.finished.__getitem__)
     while True:
         needs = deployed.needs[resource]
-        before = max(needs, key=deployed.finished.__getitem__) if needs else None
-        since = deployed.finished[before] if before else deployed.begun
-        path.insert(0, (resource, deployed.finished[resource] - since))
-        if before is None:
+        previous = max(needs, key=deployed.finished.__getitem__) if needs else None
+        start = deployed.finished[previous] if previous else deployed.started
+        path.insert(0, (resource, deployed.finished[resource] - start))
+        if previous is None:
             return path
-        resource = before
+        resource = previous
 
 
 def run(console: Console) -> None:
-    """Measure, and print medians, ratios and the critical paths.
+    """Measure, and print medians, ratios and critical paths.
 
     Raises:
-        UserError: Something can't be deployed.
+        UserError: A deployment failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         stacks = Stacks(Path(folder) / "stacks")
-        contestants: list[Contestant] = [stacks]
+        deployers: list[Deployer] = [stacks]
         try:
             if shutil.which("terraform"):
                 usual, same = peer.module(same_graph=False), peer.module(same_graph=True)
-                contestants.append(Module("one module", Path(folder) / "peer", usual))
-                contestants.append(Module("one module, same graph", Path(folder) / "same", same))
+                deployers.append(Module("one module", Path(folder) / "peer", usual))
+                deployers.append(Module("one module, same graph", Path(folder) / "same", same))
             else:
-                console.print(
-                    "terraform is not on PATH, so there is no peer: these are the stacks' own figures only.\n"
-                )
-            _compare(console, contestants)
+                console.print("terraform is not on PATH, so the stacks are measured without a comparison.\n")
+            _compare(console, deployers)
             _print_stacks(console, stacks)
         finally:
-            for contestant in contestants:
-                contestant.emulator.stop()
+            for deployer in deployers:
+                deployer.emulator.stop()
 
 
-def _compare(console: Console, contestants: list[Contestant]) -> None:
-    for contestant in contestants:
-        contestant.prepare()
-    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
+def _compare(console: Console, deployers: list[Deployer]) -> None:
+    for deployer in deployers:
+        deployer.prepare()
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
     paths = {}
     for number in range(ROUNDS):
-        for contestant in contestants:
+        for deployer in deployers:
             for operation in OPERATIONS:
-                console.print(f"Round {number + 1} of {ROUNDS}: {contestant.name}, {operation}", style="dim")
-                begun = time.monotonic()
-                contestant.run(operation)
-                taken[contestant.name, operation].append(time.monotonic() - begun)
+                console.print(f"Round {number + 1} of {ROUNDS}: {deployer.name}, {operation}", style="dim")
+                started = time.monotonic()
+                deployer.run(operation)
+                times[deployer.name, operation].append(time.monotonic() - started)
                 if operation == "deploy":
-                    paths[contestant.name] = critical_path(contestant.deployed())
-    ours, *others = (contestant.name for contestant in contestants)
+                    paths[deployer.name] = critical_path(deployer.deployed())
+    ours, *others = (deployer.name for deployer in deployers)
     rows = []
     for operation in OPERATIONS:
-        row = [operation, seconds(taken[ours, operation])]
+        row = [operation, seconds(times[ours, operation])]
         for other in others:
-            ratio = median(taken[ours, operation]) / median(taken[other, operation])
-            row += [seconds(taken[other, operation]), f"{ratio:.2f}"]
+            ratio = median(times[ours, operation]) / median(times[other, operation])
+            row += [seconds(times[other, operation]), f"{ratio:.2f}"]
         rows.append(row)
     head = ["", ours, *(name for other in others for name in (other, "ratio"))]
-    table(console, f"Medians of {ROUNDS} rounds, in turn", head, rows)
+    table(console, f"Medians of {ROUNDS} alternating rounds", head, rows)
     for name, path in paths.items():
         steps = [(resource, f"{step:.2f}") for resource, step in path]
         total = sum(step for _, step in path)

@@ -1,12 +1,11 @@
-"""How long the function takes for a file, and what that costs, by size, kind and memory.
+"""Measures the function's time and price for a file, by size, format and memory.
 
-Lambda gives a function a share of a CPU that grows with its memory: one vCPU at 1,769 MiB ("Configure Lambda function
-memory"). So a file's time at a memory is taken to be the seconds that the handler is on a CPU of this machine, divided
-by that share. A limit by cgroup comes to the same within a few per cent, see docs/batches.md. S3 is a stand-in in
-another process that makes the file up while it is read: neither its CPU nor any network is in the figures, nor TLS.
+Lambda gives a function a share of a CPU in proportion to its memory: one vCPU at 1,769 MB ("Configure Lambda function
+memory"). So the time for a file is the handler's CPU time on this machine, divided by that share. With a CPU limit by
+cgroup, the result is the same within a few per cent, see docs/batches.md. S3 is a fake in another process that makes up
+the file while it is read, so the figures include neither its CPU time nor network or TLS.
 
-The price is that of x86 in US East (N. Virginia), "AWS Lambda Pricing": what is billed is memory times time, and each
-call.
+The price is that for x86 in US East (N. Virginia): memory times time, plus a price per call ("AWS Lambda Pricing").
 """
 
 from dataclasses import dataclass
@@ -27,14 +26,20 @@ DOLLARS_A_CALL: Final = 0.20 / 1_000_000
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of files: its name, what their names end in, and the rows that they consist of."""
+    """A kind of file.
+
+    Attributes:
+        name: Its name in the table.
+        extension: The extension of the file's name.
+        row: The row that the file repeats.
+    """
 
     name: str
     extension: str
     row: bytes
 
     def piece(self) -> bytes:
-        """Return about a MiB of whole rows."""
+        """Return whole rows of about 1 MiB."""
         return self.row * (len(PIECE) // len(self.row))
 
 
@@ -46,32 +51,32 @@ KINDS: Final = (
 
 
 def seconds_at(cpu_seconds: float, memory_mib: int) -> float:
-    """Return the time that so much work takes at a memory; more than one CPU is no use to one file."""
+    """Return the time, in seconds, that the work takes with this memory; one file uses at most one CPU."""
     return cpu_seconds * WHOLE_CPU_MIB / min(memory_mib, WHOLE_CPU_MIB)
 
 
 def dollars(seconds: float, memory_mib: int) -> float:
-    """Return the price of a call that takes so long."""
+    """Return the price of a call."""
     return seconds * memory_mib / 1024 * DOLLARS_A_GB_SECOND + DOLLARS_A_CALL
 
 
 def run(console: Console) -> None:
-    """Measure each file once at this machine's speed, and print its time and price at each memory."""
+    """Measure each file once, and print its time and price by memory."""
     rows: list[tuple[str, ...]] = []
     for size_name, about in SIZES.items():
         for kind in KINDS:
             size = about // len(kind.row) * len(kind.row)
-            spent = handle(size, piece=kind.piece(), name=f"file.{kind.extension}")
-            if spent.result["malformed"]:
-                raise AssertionError(spent.result)
-            times = [(seconds_at(spent.cpu_seconds, memory_mib), memory_mib) for memory_mib in MEMORIES_MIB]
+            handled = handle(size, piece=kind.piece(), name=f"file.{kind.extension}")
+            if handled.result["malformed"]:
+                raise AssertionError(handled.result)
+            times = [(seconds_at(handled.cpu_seconds, memory_mib), memory_mib) for memory_mib in MEMORIES_MIB]
             rows.append(
                 (
                     f"{size_name} {kind.name}",
-                    f"{spent.cpu_seconds:.3f}",
-                    f"{spent.peak_kib / 1024:.0f}",
+                    f"{handled.cpu_seconds:.3f}",
+                    f"{handled.peak_kib / 1024:.0f}",
                     *(f"{seconds:.2f} s {1000 * dollars(seconds, memory):.4f}" for seconds, memory in times),
                 )
             )
-    console.print("The function's time for a file, and US dollars for a thousand of them, by memory in MiB")
+    console.print("The function's time for a file, and the price of a thousand files in US dollars, by memory in MiB")
     table(console, "", ("file", "CPU s", "peak MiB", *map(str, MEMORIES_MIB)), rows)

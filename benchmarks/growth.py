@@ -1,26 +1,23 @@
-"""How the pipeline and its deployment grow: with the number of objects, with their size, with the number of stacks.
+"""Measures how the pipeline scales with the number and size of objects, and deployments with the number of stacks.
 
-Each number of objects goes through a pipeline of its own, made by the API on an emulator of its own. Its seconds are
-those from the first upload to S3's ``LastModified`` of the last result. The emulator shares the processors with the
-function and with the uploads, and looks through the whole queue for each batch: how far Lambda and SQS would go is not
-measured.
+Each number of objects goes through its own pipeline, created by boto3, on an emulator. The time is that from the first
+upload to S3's `LastModified` of the last result. The emulator shares the CPUs with the function and the uploads, and
+searches the whole queue for each batch, so the limits of Lambda and SQS are not measured.
 
-Each size is that of one object, which a stand-in for S3 makes up while the function reads it. The seconds are the
-handler's, the memory the peak of its whole process (``VmHWM``), which has Python and boto3 in it.
+Each size is that of one object, which a fake S3 generates while the function reads it. The time is that of the handler,
+the memory is the peak of its whole process (`VmHWM`), including Python and boto3.
 
-Each number of stacks is deployed by ``python -m xfarm`` with the real engine and provider. A program in the
-place of ``pulumi`` notes when each process of Pulumi begins and ends:
+Each number of stacks is deployed by `xfarm` with the real engine and provider. A wrapper around `pulumi` records when
+each process starts and ends:
 
-- *updates*: the sum of the times of ``pulumi up``, or ``pulumi destroy``, of each stack. Stacks that run side by side
-  share the processors, and take longer than alone.
-- *at once*: the most of these that ran at the same time.
-- *updating*: the time within which at least one of these was running.
-- *Pulumi*: the time within which any process of Pulumi was running, so those as well that make a stack or are asked
-  for its state.
-- *own*: the rest of the command's time, from its start to its exit; *share*, as a part of the whole. The noting, of
-  about 3 ms a process, is in it.
+- *updates*: the sum of the times of `pulumi up` or `pulumi destroy` for each stack. Stacks that run in parallel share
+  the CPUs, and take longer than alone.
+- *at once*: the highest number of updates that ran at the same time.
+- *updating*: the time in which at least one update ran.
+- *Pulumi*: the time in which any process of Pulumi ran, including those that create a stack or export its state.
+- *own*: the rest of the command's time, including 3 ms a process for the wrapper; *share*: its part of the whole.
 
-Linux only: the peak is read from ``/proc``, and ``date`` has to know nanoseconds.
+Linux only: the peak is read from `/proc`, and `date` has to support nanoseconds.
 """
 
 import json
@@ -42,7 +39,7 @@ from rich.console import Console
 
 from benchmarks.commands import check
 from benchmarks.figures import table
-from benchmarks.pipeline import written
+from benchmarks.pipeline import last_modified
 from tests.emulator.pipeline.test_memory import MIB, handle
 from tests.support.checkout import Checkout
 from tests.support.driver import EMPTY, Driver
@@ -55,14 +52,14 @@ NUMBERS: Final = (10, 100, 1_000, 10_000)
 KIB: Final = 1024
 VISIBILITY_S: Final = 60
 """Longer than any batch takes."""
-PATIENCE_S: Final = 900
-"""After so many seconds without the last result the pipeline hangs: 10,000 objects take two minutes on 2 processors."""
+TIMEOUT_S: Final = 900
+"""How long to wait for the last result, in seconds: 10,000 objects take two minutes on 2 CPUs."""
 ACCOUNTS: Final = count(200_000_000_000)
 
 SIZES: Final = {"1 KiB": KIB, "1 MiB": MIB, "32 MiB": 32 * MIB, "256 MiB": 256 * MIB, "1 GiB": 1024 * MIB}
 
 Shape = Literal["wide", "chain"]
-"""Stacks that are independent of each other, or of which each needs the one before."""
+"""Independent stacks, or stacks that each need the one before."""
 STACKS: Final[tuple[tuple[Shape, int], ...]] = (
     ("wide", 3),
     ("wide", 10),
@@ -82,47 +79,53 @@ SETTINGS_OF_A_LINK: Final = (
     ', display_name=pulumi.StackReference(f"organization/{needed}/{{pulumi.get_stack()}}").require_output("topic")'
 )
 
-NOTING: Final = """#!/bin/sh
-begun=$(date +%s%N)
+WRAPPER: Final = """#!/bin/sh
+start=$(date +%s%N)
 {pulumi} "$@"
 code=$?
-echo "$begun $(date +%s%N) $*" >> {notes}
+echo "$start $(date +%s%N) $*" >> {log}
 exit $code
 """
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A process of Pulumi: when it began and ended, in nanoseconds since the epoch, and what it was asked for."""
+    """A process of Pulumi.
 
-    begun: int
-    ended: int
+    Attributes:
+        start: When it started, in nanoseconds since the epoch.
+        end: When it ended.
+        arguments: Its command line.
+    """
+
+    start: int
+    end: int
     arguments: str = ""
 
     @property
-    def updates(self) -> bool:
-        """Whether it was one that deploys or destroys a stack."""
+    def is_update(self) -> bool:
+        """Whether it deployed or destroyed a stack."""
         return bool({"up", "destroy"}.intersection(self.arguments.split()))
 
 
-def covered(intervals: Iterable[Interval]) -> int:
-    """Return for how many nanoseconds at least one of the intervals lasted."""
+def total_time(intervals: Iterable[Interval]) -> int:
+    """Return the time, in nanoseconds, in which at least one of the intervals runs."""
     total = reached = 0
-    for interval in sorted(intervals, key=lambda interval: interval.begun):
-        total += max(0, interval.ended - max(interval.begun, reached))
-        reached = max(reached, interval.ended)
+    for interval in sorted(intervals, key=lambda interval: interval.start):
+        total += max(0, interval.end - max(interval.start, reached))
+        reached = max(reached, interval.end)
     return total
 
 
 def most_at_once(intervals: Iterable[Interval]) -> int:
-    """Return how many of the intervals lasted at the same moment, at most."""
-    steps = [step for interval in intervals for step in ((interval.begun, 1), (interval.ended, -1))]
-    # At one moment, ends sort before begins: an interval that begins as another ends does not last beside it.
+    """Return the highest number of intervals that run at the same time."""
+    steps = [step for interval in intervals for step in ((interval.start, 1), (interval.end, -1))]
+    # At the same time, ends sort before starts: an interval that starts when another ends does not overlap with it.
     return max(accumulate(change for _, change in sorted(steps)), default=0)
 
 
 def run(console: Console) -> None:
-    """Measure and print how the pipeline and its deployment grow.
+    """Measure, and print how the pipeline and its deployment scale.
 
     Raises:
         UserError: A deployment failed.
@@ -138,10 +141,10 @@ def _numbers(console: Console) -> None:
         for number in NUMBERS:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(boto3, "DEFAULT_SESSION", None)
-                # The emulator takes twelve digits for the account's own root.
+                # The emulator treats an access key of twelve digits as the account's root user.
                 patch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
                 driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
-                eventually(driver.logged)  # the function has started: S3's test message comes first
+                eventually(driver.logged)  # the function has started: it has logged S3's test message
                 rows.append(_number(driver, number))
                 driver.remove()
     head = ("objects", "uploaded", "last result", "objects/s", "results", "left in queue", "dead letters")
@@ -150,18 +153,18 @@ def _numbers(console: Console) -> None:
 
 def _number(driver: Driver, number: int) -> tuple[str, ...]:
     files = {f"{index:05}.bin": bytes(KIB) for index in range(number)}
-    begun = time.time()
+    started = time.time()
     driver.upload(files)
-    uploaded = time.time() - begun
+    uploaded = time.time() - started
 
-    # The queue first: to list the results again and again would slow down what makes them.
+    # The queue first: listing the results often would slow down the emulator.
     def done() -> bool:
         return counts(driver.pipeline.main_queue_url) == EMPTY and driver.results() >= files.keys()
 
-    eventually(done, PATIENCE_S)
+    eventually(done, TIMEOUT_S)
     pipeline = driver.pipeline
-    done_at = written(boto3.client("s3"), pipeline.bucket_name, pipeline.output_prefix)
-    seconds = max(done_at.values()).timestamp() - begun
+    done_at = last_modified(boto3.client("s3"), pipeline.bucket_name, pipeline.output_prefix)
+    seconds = max(done_at.values()).timestamp() - started
     left, dead = counts(driver.pipeline.main_queue_url), counts(driver.pipeline.dead_letter_queue_url)
     return (
         f"{number:,}",
@@ -185,7 +188,7 @@ def _sizes(console: Console) -> None:
 
 def _stacks(console: Console) -> None:
     rows: list[tuple[str, ...]] = []
-    with TemporaryDirectory() as folder, _noted(Path(folder)) as checkout:
+    with TemporaryDirectory() as folder, _wrapped(Path(folder)) as checkout:
         for shape, number in STACKS:
             _generate(checkout, shape, number)
             rows += [(f"{number} {shape}, {name}", *_command(checkout, command)) for name, command in COMMANDS.items()]
@@ -194,21 +197,21 @@ def _stacks(console: Console) -> None:
 
 
 @contextmanager
-def _noted(folder: Path) -> Iterator[Checkout]:
-    """Make a copy of the project in which each process of Pulumi is noted in ``notes``."""
+def _wrapped(folder: Path) -> Iterator[Checkout]:
+    """Create a copy of the project in which a wrapper records each process of Pulumi in the file `log`."""
     checkout = Checkout(folder)
     try:
-        check(checkout.run("env"))  # finds the toolchain, and starts the emulator
+        check(checkout.run("env"))  # chooses the toolchain, and starts the emulator
         record = folder / ".local" / "toolchain.json"
         toolchain = json.loads(record.read_text(encoding="utf-8"))
         pulumi = shutil.which("pulumi", path=os.pathsep.join(toolchain["path"]))
-        noting = folder / "noting" / "pulumi"
-        noting.parent.mkdir()
-        noting.write_text(
-            NOTING.format(pulumi=shlex.quote(str(pulumi)), notes=shlex.quote(str(folder / "notes"))), encoding="utf-8"
+        wrapper = folder / "wrapper" / "pulumi"
+        wrapper.parent.mkdir()
+        wrapper.write_text(
+            WRAPPER.format(pulumi=shlex.quote(str(pulumi)), log=shlex.quote(str(folder / "log"))), encoding="utf-8"
         )
-        noting.chmod(0o755)
-        toolchain["path"].insert(0, str(noting.parent))
+        wrapper.chmod(0o755)
+        toolchain["path"].insert(0, str(wrapper.parent))
         record.write_text(json.dumps(toolchain), encoding="utf-8")
         yield checkout
     finally:
@@ -216,7 +219,7 @@ def _noted(folder: Path) -> Iterator[Checkout]:
 
 
 def _generate(checkout: Checkout, shape: Shape, number: int) -> None:
-    """Put generated projects in the place of those that are there."""
+    """Replace the projects of the copy with generated ones."""
     stacks = checkout.root / "stacks"
     shutil.rmtree(stacks)
     names = [f"{shape}-{number}-{index:02}" for index in range(number)]
@@ -229,30 +232,30 @@ def _generate(checkout: Checkout, shape: Shape, number: int) -> None:
         (project / "Pulumi.yaml").write_text(f"name: {name}\nruntime: python\n", encoding="utf-8")
         (project / "Pulumi.local.yaml").write_text(SETTINGS, encoding="utf-8")
         (project / "__main__.py").write_text(PROGRAM.format(settings=settings), encoding="utf-8")
-    # A list of strings is the same in TOML as in JSON.
+    # TOML and JSON write a list of strings in the same way.
     lines = [f"{name} = {json.dumps(needed)}\n" for name, needed in needs.items()]
     (stacks / "stacks.toml").write_text("".join(lines), encoding="utf-8")
 
 
 def _command(checkout: Checkout, command: str) -> tuple[str, ...]:
-    """Run a command of the orchestrator and return its figures."""
-    notes = checkout.root / "notes"
-    notes.unlink(missing_ok=True)
-    begun = time.time_ns()
+    """Run an `xfarm` command, and return its figures."""
+    log = checkout.root / "log"
+    log.unlink(missing_ok=True)
+    started = time.time_ns()
     check(checkout.run(command))
-    wall = time.time_ns() - begun
+    wall = time.time_ns() - started
     intervals = []
-    for line in notes.read_text(encoding="utf-8").splitlines():
-        began, ended, arguments = line.split(" ", 2)
-        intervals.append(Interval(int(began), int(ended), arguments))
-    updates = [interval for interval in intervals if interval.updates]
-    within = covered(intervals)
+    for line in log.read_text(encoding="utf-8").splitlines():
+        start, end, arguments = line.split(" ", 2)
+        intervals.append(Interval(int(start), int(end), arguments))
+    updates = [interval for interval in intervals if interval.is_update]
+    in_pulumi = total_time(intervals)
     return (
         f"{wall / 1e9:.1f}",
-        f"{sum(interval.ended - interval.begun for interval in updates) / 1e9:.1f}",
+        f"{sum(interval.end - interval.start for interval in updates) / 1e9:.1f}",
         str(most_at_once(updates)),
-        f"{covered(updates) / 1e9:.1f}",
-        f"{within / 1e9:.1f}",
-        f"{(wall - within) / 1e9:.2f}",
-        f"{(wall - within) / wall:.1%}",
+        f"{total_time(updates) / 1e9:.1f}",
+        f"{in_pulumi / 1e9:.1f}",
+        f"{(wall - in_pulumi) / 1e9:.2f}",
+        f"{(wall - in_pulumi) / wall:.1%}",
     )

@@ -1,7 +1,7 @@
-"""The peer that the stacks are compared with: what they declare, as one module in Terraform's JSON syntax.
+"""The peer that the stacks are compared with: the same resources as one module in Terraform's JSON syntax.
 
-The stacks' programs run under Pulumi's mocks, which answer Terraform's expressions in place of AWS's names and ARNs. So
-the properties of each resource already refer to other resources as Terraform does.
+The stacks' programs run under Pulumi's mocks, which return Terraform expressions instead of names and ARNs. So the
+properties of each resource refer to other resources as they do in Terraform.
 """
 
 import re
@@ -16,7 +16,7 @@ from xfarm.orchestrator.graph import dependencies
 from xfarm.toolchain import aws_types, terraform
 
 Resources = dict[str, dict[str, Properties]]
-"""Terraform's: type -> name -> arguments."""
+"""Terraform's resources: type -> name -> arguments."""
 
 _COMPUTED: Final = ("arn", "id", "uniqueId", "url", "uuid")
 _REDRIVE: Final = "aws_sqs_queue_redrive_policy"
@@ -39,8 +39,8 @@ def module(*, same_graph: bool) -> dict[str, Any]:
     """Return the module.
 
     Args:
-        same_graph: Whether its queues are created side by side and joined afterwards, as the stacks do. Otherwise the
-            redrive policy is a property of the main queue, as the provider's documentation writes it.
+        same_graph: Whether the queues are created in parallel and connected afterwards, as in the stacks. Otherwise the
+            redrive policy is a property of the main queue, as in the provider's documentation.
     """
     resources: Resources = {}
     outputs: dict[str, Properties] = {}
@@ -67,14 +67,14 @@ def _arguments(project: str, name: str, program: Program) -> Properties:
     arguments: Properties = {}
     names = aws_types.bridge_properties(program.types[name])
     properties = program.resources[name]
-    # Terraform makes no name of its own for these; the AWS plugin does.
+    # Unlike the AWS plugin, Terraform gives these no name.
     if (physical_name := aws_types.physical_name(program.types[name])) and physical_name not in properties:
         properties = properties | {physical_name: name}
     for key, value in properties.items():
         if isinstance(value, Archive):
             arguments |= {"filename": "${var.code}", "source_code_hash": "${filebase64sha256(var.code)}"}
         else:
-            # The bridge has the names of blocks that may be repeated in the plural.
+            # In the bridge, blocks that can be repeated have a plural name.
             block = isinstance(value, list) and isinstance(value[0], dict)
             arguments[_snake(names.get(key, key)).removesuffix("s" if block else "")] = _plain(value)
     needed = [other for other in program.dependencies[name] if other in program.types]
@@ -86,7 +86,7 @@ def _address(project: str, name: str, token: str) -> str:
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return a value with the names of its properties as Terraform's; keys of maps begin with capitals."""
+    """Return a value with its properties named as in Terraform; keys with a capital are those of maps."""
     if isinstance(value, dict):
         return {_snake(key) if key[0].islower() else key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,1 +1,1 @@
-"""Tools for developers of the project."""
+"""Tools for developers."""

@@ -1,10 +1,10 @@
 """Draws `docs/architecture.svg` from what the stacks' programs declare: `python -m tools.picture`.
 
-The resources and their dependencies are those that the programs register under Pulumi's mocks. A deployed stack's state
-holds the same (tests/deployment/test_local_pipeline.py compares the two), but takes a deployment that is up to date.
+The programs register their resources and dependencies under Pulumi's mocks. The state of a deployed stack has the same
+ones (tests/deployment/test_local_pipeline.py compares the two), but would require a deployment.
 
-Graphviz places things; it comes with pygraphviz's wheels. Everything has a fixed size and coordinates are rounded to
-whole pixels, so that neither a machine's fonts nor its arithmetic make a difference.
+Graphviz computes the layout; it comes with pygraphviz's wheels. Boxes have fixed sizes and coordinates are rounded to
+whole pixels, so the picture does not depend on a machine's fonts and arithmetic.
 """
 
 from __future__ import annotations
@@ -31,31 +31,35 @@ if TYPE_CHECKING:
 PICTURE: Final = ROOT / "docs" / "architecture.svg"
 
 MAIN: Final = {"aws:s3/bucket:Bucket", "aws:sqs/queue:Queue", "aws:lambda/function:Function"}
-"""What files are in or pass through."""
+"""The types on the path of a file."""
 
 NEXT: Final = {
     "aws:s3/bucketNotification:BucketNotification",
     "aws:sqs/redrivePolicy:RedrivePolicy",
     "aws:lambda/eventSourceMapping:EventSourceMapping",
 }
-"""What passes files from one of these to the next."""
+"""The types that pass a file from one of these to the next."""
 
 REFERENCE: Final = "pulumi:pulumi:StackReference"
 
-CHARACTER: Final = {"main": 7.8, "words": 5}
-"""The width of an average character of a box's text in a wide font, in pixels, where it is not 6.4."""
+CHARACTER_PX: Final = {"main": 7.8, "words": 5}
+"""The average width of a character in a wide font, by kind of box, if it is not 6.4."""
 
 LEGEND: Final = (
     "An arrow points from a resource to what depends on it. Violet: outputs that a stack reads of another. "
     "Orange: what passes files on."
 )
 
-LINE: Final = 16
-PADDING: Final = 10
-GAP: Final = 22
-LANE: Final = 16
-HEADER: Final = 50
-"""All in pixels: a line's height, around a box's text, between frames, between lanes of arrows, a frame's heading."""
+LINE_PX: Final = 16
+"""The height of a line of text."""
+PADDING_PX: Final = 10
+"""The space around the text of a box."""
+GAP_PX: Final = 22
+"""The space between frames."""
+LANE_PX: Final = 16
+"""The space between parallel arrows at the left edge."""
+HEADER_PX: Final = 50
+"""The height of a frame's heading."""
 
 STYLE: Final = """
 svg { --page: #fff; --text: #1f2328; --muted: #59636e; --line: #b3bbc4; --frame: #f6f8fa; --box: #fff;
@@ -81,29 +85,29 @@ text { font: 12px system-ui, sans-serif; fill: var(--text); text-anchor: middle;
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A box of the picture: a resource, or several of one type that have the same neighbours."""
+    """A box of the picture: a resource, or several of the same type with the same neighbours."""
 
     lines: tuple[str, ...]
     kind: str
 
     @property
     def width(self) -> int:
-        """In pixels; even, so that its half is a whole number."""
-        return int(max(map(len, self.lines)) * CHARACTER.get(self.kind, 6.4)) // 2 * 2 + 2 * PADDING
+        """The width in pixels, an even number."""
+        return int(max(map(len, self.lines)) * CHARACTER_PX.get(self.kind, 6.4)) // 2 * 2 + 2 * PADDING_PX
 
     @property
     def height(self) -> int:
-        """In pixels."""
-        return len(self.lines) * LINE + PADDING
+        """The height in pixels."""
+        return len(self.lines) * LINE_PX + PADDING_PX
 
 
 Edges = set[tuple[str, str]]
-"""Of each arrow, where it comes from and where it goes to."""
+"""The start and end of each arrow."""
 
 
 @dataclass
-class Placed:
-    """What Graphviz made of boxes and arrows: where each is, in whole pixels from the upper left corner."""
+class Layout:
+    """The positions of boxes and arrows, in whole pixels from the upper left corner."""
 
     boxes: dict[str, tuple[int, int]]
     arrows: dict[tuple[str, str], str]
@@ -111,16 +115,16 @@ class Placed:
     height: int
 
 
-def place(boxes: dict[str, Box], edges: Edges, *, first: Iterable[str] = (), gap: float = 0.35) -> Placed:
-    """Place boxes from left to right along the arrows between them.
+def layout(boxes: dict[str, Box], edges: Edges, *, first: Iterable[str] = (), gap_inches: float = 0.35) -> Layout:
+    """Return a layout of boxes from left to right along the arrows between them.
 
     Args:
-        boxes: By name.
-        edges: Between these names.
-        first: The names of those that belong to the left edge.
-        gap: Between columns, in inches, as Graphviz has it.
+        boxes: The boxes by name.
+        edges: The arrows between these names.
+        first: The names of the boxes at the left edge.
+        gap_inches: The space between columns.
     """
-    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep=0.16, ranksep=gap)
+    graph = pygraphviz.AGraph(directed=True, rankdir="LR", nodesep=0.16, ranksep=gap_inches)
     for name, box in sorted(boxes.items()):
         size = {"width": box.width / 72, "height": box.height / 72}
         graph.add_node(name, shape="box", fixedsize=True, label="", **size)
@@ -139,7 +143,7 @@ def place(boxes: dict[str, Box], edges: Edges, *, first: Iterable[str] = (), gap
         return f"M{_pair(start)} C{' '.join(map(_pair, curve))} L{_pair(tip)}"
 
     names = {each["_gvid"]: each["name"] for each in laid_out["objects"]}
-    return Placed(
+    return Layout(
         boxes={each["name"]: point(each["pos"]) for each in laid_out["objects"] if each["name"] in boxes},
         arrows={(names[each["tail"]], names[each["head"]]): path(each["pos"]) for each in laid_out["edges"]},
         width=round(width),
@@ -152,9 +156,9 @@ def _pair(point: tuple[int, int]) -> str:
 
 
 def contents(program: Program) -> tuple[dict[str, Box], Edges]:
-    """Return what a program declares as boxes, and an arrow from each to those that depend on it.
+    """Return boxes for what a program declares, and arrows from each box to those that depend on it.
 
-    Arrows that follow from others are left out: what depends on a policy of a queue depends on the queue.
+    Arrows that follow from others are left out: what depends on a policy of a queue also depends on the queue.
     """
     types = program.types | dict.fromkeys(program.references, REFERENCE)
     edges = {(needed, name) for name in types for needed in program.dependencies.get(name, ())}
@@ -169,9 +173,9 @@ def contents(program: Program) -> tuple[dict[str, Box], Edges]:
     boxes: dict[str, Box] = {}
     of: dict[str, str] = {}
     for _, group in groupby(sorted(types, key=lambda name: (neighbours[name], name)), neighbours.__getitem__):
-        alike = list(group)
-        kind = types[alike[0]]
-        for names in [[name] for name in alike] if kind in MAIN | {REFERENCE} else [alike]:
+        similar = list(group)
+        kind = types[similar[0]]
+        for names in [[name] for name in similar] if kind in MAIN | {REFERENCE} else [similar]:
             of |= dict.fromkeys(names, names[0])
             boxes[names[0]] = _box(program, names, kind)
     graph = pygraphviz.AGraph(directed=True)
@@ -196,7 +200,7 @@ def _physical(program: Program, name: str) -> str:
 
 
 def route(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
-    """Return the path of a file: what it is in, and between two of these what passes it on, as declared."""
+    """Return the path of a file: the resources that it is in or passes through, and between them what passes it on."""
     boxes: dict[str, Box] = {}
     edges: Edges = set()
     for program in programs:
@@ -222,8 +226,8 @@ def route(programs: Iterable[Program]) -> tuple[dict[str, Box], Edges]:
     return boxes, edges
 
 
-def _drawn(placed: Placed, boxes: dict[str, Box], arrows: str) -> list[str]:
-    """Return the SVG of what was placed, with arrows of a class that has a marker of the same name."""
+def _svg(placed: Layout, boxes: dict[str, Box], arrows: str) -> list[str]:
+    """Return the SVG elements of a layout, with arrows of the class and marker named `arrows`."""
     words = {name for name, box in boxes.items() if box.kind == "words"}
     lines = [
         f'<path class="{arrows}" d="{path}"' + ("/>" if end in words else f' marker-end="url(#{arrows}-arrow)"/>')
@@ -237,7 +241,7 @@ def _drawn(placed: Placed, boxes: dict[str, Box], arrows: str) -> list[str]:
                 f'width="{box.width}" height="{box.height}" rx="6"/>'
             )
         for number, line in enumerate(box.lines):
-            baseline = y + LINE * number - LINE * (len(box.lines) - 1) // 2 + 4
+            baseline = y + LINE_PX * number - LINE_PX * (len(box.lines) - 1) // 2 + 4
             muted = box.kind == "words" or (number and number == len(box.lines) - 1)
             style = "muted" if muted else "bold" if box.kind == "main" else ""
             lines.append(f'<text class="{style}" x="{x}" y="{baseline}">{escape(line)}</text>')
@@ -245,43 +249,44 @@ def _drawn(placed: Placed, boxes: dict[str, Box], arrows: str) -> list[str]:
 
 
 def draw() -> str:
-    """Return the picture: the path of a file, and below it each stack's resources, in the order of deployment."""
+    """Return the picture: the path of a file, and below it the resources of each stack in the order of deployment."""
     projects = order(dependencies())
     programs = {project: stack_program.run(project, upstream=stack_program.UPSTREAM) for project in projects}
-    left = GAP + LANE * len(projects)
+    left = GAP_PX + LANE_PX * len(projects)
     lines: list[str] = []
     route_boxes, route_edges = route(programs.values())
-    placed = place(route_boxes, route_edges, gap=0.2)
+    placed = layout(route_boxes, route_edges, gap_inches=0.2)
     widths = [placed.width]
-    route_lines = _drawn(placed, route_boxes, "route")
-    top = HEADER + placed.height + GAP
+    route_lines = _svg(placed, route_boxes, "route")
+    top = HEADER_PX + placed.height + GAP_PX
     edges_of: dict[str, int] = {}
     for project in projects:
         boxes, edges = contents(programs[project])
         references = {name: name.split("/")[1] for name in sorted(programs[project].references)}
-        placed = place(boxes, edges, first=references)
-        widths.append(placed.width + 2 * GAP)
+        placed = layout(boxes, edges, first=references)
+        widths.append(placed.width + 2 * GAP_PX)
+        height = HEADER_PX + placed.height + GAP_PX
         exported = ", ".join(sorted(programs[project].outputs))
         lines += [
-            f'<rect class="frame" x="{left}" y="{top}" width="WIDTH" height="{HEADER + placed.height + GAP}" rx="10"/>',
-            f'<text class="heading" x="{left + GAP}" y="{top + 24}">stacks/{project}</text>',
-            f'<text class="muted left" x="{left + GAP}" y="{top + 41}">exports {exported}</text>',
-            f'<g transform="translate({left + GAP},{top + HEADER})">',
-            *_drawn(placed, boxes, "edge"),
+            f'<rect class="frame" x="{left}" y="{top}" width="WIDTH" height="{height}" rx="10"/>',
+            f'<text class="heading" x="{left + GAP_PX}" y="{top + 24}">stacks/{project}</text>',
+            f'<text class="muted left" x="{left + GAP_PX}" y="{top + 41}">exports {exported}</text>',
+            f'<g transform="translate({left + GAP_PX},{top + HEADER_PX})">',
+            *_svg(placed, boxes, "edge"),
             "</g>",
         ]
         for name, source in references.items():
             x, y = placed.boxes[name]
-            lane = left - LANE * (len(projects) - projects.index(source))
-            tip = left + GAP + x - boxes[name].width // 2
+            lane = left - LANE_PX * (len(projects) - projects.index(source))
+            tip = left + GAP_PX + x - boxes[name].width // 2
             lines.append(
-                f'<path class="read" d="M{left},{edges_of[source]} H{lane} V{top + HEADER + y} H{tip}" '
+                f'<path class="read" d="M{left},{edges_of[source]} H{lane} V{top + HEADER_PX + y} H{tip}" '
                 'marker-end="url(#read-arrow)"/>'
             )
-        edges_of[project] = top + HEADER // 2
-        top += HEADER + placed.height + GAP + GAP
+        edges_of[project] = top + HEADER_PX // 2
+        top += height + GAP_PX
     inner = max(widths)
-    width = left + inner + GAP
+    width = left + inner + GAP_PX
     lines = [line.replace("WIDTH", str(inner)) for line in lines]
     markers = "".join(
         f'<marker id="{name}-arrow" class="{name}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="{size}" '
@@ -290,13 +295,13 @@ def draw() -> str:
     )
     return "\n".join(
         (
-            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {top + GAP}" width="{width}">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width} {top + GAP_PX}" width="{width}">',
             "<title>The path of a file, the resources of the three stacks, and what depends on what</title>",
             f"<style>{STYLE}</style>",
             f"<defs>{markers}</defs>",
-            f'<rect class="page" width="{width}" height="{top + GAP}"/>',
-            f'<text class="heading" x="{left}" y="{GAP + 4}">The path of a file</text>',
-            f'<g transform="translate({left},{HEADER - GAP // 2})">',
+            f'<rect class="page" width="{width}" height="{top + GAP_PX}"/>',
+            f'<text class="heading" x="{left}" y="{GAP_PX + 4}">The path of a file</text>',
+            f'<g transform="translate({left},{HEADER_PX - GAP_PX // 2})">',
             *route_lines,
             "</g>",
             *lines,

@@ -1,5 +1,7 @@
 """The command line: all commands, and the place where errors become messages and exit codes."""
 
+from __future__ import annotations
+
 import os
 import shlex
 import sys
@@ -91,7 +93,7 @@ def xfarm() -> None:
         stream.reconfigure(errors="backslashreplace")  # pyrefly: ignore[missing-attribute]
 
 
-def _operate(operation: "Operation", stack: str, **options: Any) -> None:  # noqa: ANN401 - options of several commands
+def _operate(operation: Operation, stack: str, **options: Any) -> None:  # noqa: ANN401 - options of several commands
     from xfarm.orchestrator import commands
 
     sys.exit(commands.operate(operation, stack, **options))
@@ -253,7 +255,7 @@ def emulator(action: str) -> None:
     sys.exit(0 if running or action == "stop" else 1)
 
 
-def _exports(stack: str) -> "Exports":
+def _exports(stack: str) -> Exports:
     from xfarm.orchestrator import targets
     from xfarm.orchestrator.engine import exports
 
@@ -261,7 +263,7 @@ def _exports(stack: str) -> "Exports":
     return exports(stack)
 
 
-def _deployed(stack: str) -> "Pipeline":
+def _deployed(stack: str) -> Pipeline:
     from xfarm.operations.pipeline import deployed
 
     return deployed(stack, _exports(stack))

@@ -1,4 +1,4 @@
-"""The deployments that tests of this folder share, as each takes about a minute."""
+"""The deployment that the tests in this folder share, because it takes about a minute."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.support.checkout import Checkout
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    """A copy of the project whose emulator is stopped in the end."""
+    """Yield a copy of the project, and stop its emulator at the end."""
     checkout = Checkout(tmp_path_factory.mktemp("checkout"))
     yield checkout
     checkout.emulator.stop()
@@ -17,9 +17,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 
 @pytest.fixture(scope="module")
 def deployed(checkout: Checkout) -> Checkout:
-    """The copy, with its stacks deployed as `local`, and a visibility timeout that tests can wait for.
+    """Return the copy with the stack `local` deployed, and a visibility timeout that tests can wait for.
 
-    For each module anew, as the one before may have destroyed it; where it did not, there is nothing to change.
+    It is deployed for each module, because the one before may have destroyed it; otherwise, nothing changes.
     """
     checkout.configure("messaging", "local", consumerTimeoutSeconds=2)
     deploy = checkout.run("deploy")

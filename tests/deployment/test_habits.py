@@ -297,7 +297,7 @@ def test_a_role_made_again_by_hand_gets_its_function_made_again(accounts: dict[s
 def test_an_address_that_has_not_confirmed_is_shown_and_asked_again(accounts: dict[str, Account]) -> None:
     account = accounts["crowded"]
     for step in ("pending", "pending again"):
-        assert f"mails nothing yet: {EMAIL} has to follow the link in AWS's mail" in account.found[step]
+        assert f"mails nothing yet: {EMAIL} must follow the link in AWS's mail" in account.found[step]
     assert "'xfarm deploy local --refresh'" in account.found["gone"]
     assert "+ messaging  alarm-email" in account.said["asked again"].stdout
 

@@ -1,4 +1,4 @@
-"""The pipeline on the embedded AWS, from nothing to nothing: the real engine, provider and function."""
+"""The pipeline as the stack `local`: deployed by Pulumi on the emulator, used and destroyed."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("deployed")
 
 BUCKET = "xfarm-bucket-01"
 EXAMPLES = ROOT / "examples"
-RECEIVES = 5
-"""What the stack's redrive policy says."""
+MAX_RECEIVES = 5
+"""The maxReceiveCount of the redrive policy."""
 
 
 def documents(checkout: Checkout) -> dict[str, dict[str, Any]]:
@@ -33,7 +33,7 @@ def document(checkout: Checkout, key: str) -> dict[str, Any]:
     return eventually(lambda: documents(checkout).get(key))
 
 
-def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
+def test_a_preview_after_a_deployment_shows_no_change(deployed: Checkout) -> None:
     for refresh in ((), ("--refresh",)):
         preview = deployed.run("preview", *refresh)
         assert preview.returncode == 0, preview.stdout + preview.stderr
@@ -45,7 +45,7 @@ def test_a_deployed_stack_has_nothing_to_change(deployed: Checkout) -> None:
 
 
 @pytest.mark.parametrize("project", ["storage", "messaging", "compute"])
-def test_what_is_deployed_is_what_the_picture_is_drawn_from(deployed: Checkout, project: str) -> None:
+def test_the_deployed_resources_are_those_in_the_picture(deployed: Checkout, project: str) -> None:
     found = {
         resource["urn"].rpartition("::")[2]: sorted(urn.rpartition("::")[2] for urn in resource.get("dependencies", []))
         for resource in deployed.resources(project)
@@ -68,7 +68,7 @@ def test_every_property_that_a_stack_sets_is_one_of_the_providers(deployed: Chec
         )
 
 
-def test_what_goes_with_a_queue_need_not_be_deleted_before_it(deployed: Checkout) -> None:
+def test_the_policies_of_a_queue_are_deleted_with_it(deployed: Checkout) -> None:
     found = {
         resource["urn"].rpartition("::")[2]: resource["deletedWith"].rpartition("::")[2]
         for resource in deployed.resources("messaging")
@@ -81,8 +81,8 @@ def test_what_goes_with_a_queue_need_not_be_deleted_before_it(deployed: Checkout
     }
 
 
-def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checkout, aws: Aws) -> None:
-    somebody = {
+def test_local_reaches_no_account_whatever_the_environment(deployed: Checkout, aws: Aws) -> None:
+    environment = {
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "AWS_REGION": "us-east-1",
@@ -94,7 +94,7 @@ def test_local_reaches_no_account_whatever_the_environment_says(deployed: Checko
         "HTTPS_PROXY": aws.url,
         "HTTP_PROXY": aws.url,
     }
-    preview = deployed.run("preview", "--refresh", **somebody)
+    preview = deployed.run("preview", "--refresh", **environment)
     assert preview.returncode == 0, preview.stdout + preview.stderr
     assert "no change" in preview.stdout
     assert aws.requests == []
@@ -118,7 +118,7 @@ def test_each_stack_is_an_ordinary_pulumi_project(deployed: Checkout) -> None:
     assert f"{with_the_stack_itself} unchanged" in done.stdout
 
 
-def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
+def test_outputs_are_available_as_json(deployed: Checkout) -> None:
     outputs = deployed.run("outputs", "--json")
     exported = json.loads(outputs.stdout)
     assert exported["storage"]["bucket_name"] == BUCKET
@@ -135,7 +135,7 @@ def test_the_outputs_can_be_read_by_machines(deployed: Checkout) -> None:
         ("empty.csv", {"rows": 0, "columns": []}),
     ],
 )
-def test_every_file_gets_its_document(deployed: Checkout, name: str, facts: dict[str, Any]) -> None:
+def test_every_file_has_a_result(deployed: Checkout, name: str, facts: dict[str, Any]) -> None:
     content = (EXAMPLES / name).read_bytes()
     deployed.client("s3").put_object(Bucket=BUCKET, Key=f"inputs/{name}", Body=content)
     result = document(deployed, f"outputs/{name}.json")
@@ -145,7 +145,7 @@ def test_every_file_gets_its_document(deployed: Checkout, name: str, facts: dict
     assert {key: result[key] for key in facts} == facts
 
 
-def test_a_file_elsewhere_gets_no_document(deployed: Checkout) -> None:
+def test_a_file_outside_of_the_input_prefix_has_no_result(deployed: Checkout) -> None:
     s3 = deployed.client("s3")
     s3.put_object(Bucket=BUCKET, Key="elsewhere/ignored.csv", Body=b"a,b\n")
     s3.put_object(Bucket=BUCKET, Key="inputs/after-the-ignored.csv", Body=b"a,b\n")
@@ -168,14 +168,14 @@ def test_a_poison_message_is_received_five_times_and_its_neighbours_succeed(depl
     )
     assert letter["MessageId"] == sent
     assert letter["Body"] == "this is no event of S3"
-    # SQS goes on counting in the dead-letter queue, where this was one more.
-    assert int(letter["Attributes"]["ApproximateReceiveCount"]) == RECEIVES + 1
+    # SQS counts this receive from the dead-letter queue, too.
+    assert int(letter["Attributes"]["ApproximateReceiveCount"]) == MAX_RECEIVES + 1
     waiting = sqs.get_queue_attributes(QueueUrl=main, AttributeNames=["All"])["Attributes"]
     assert waiting["ApproximateNumberOfMessages"] == waiting["ApproximateNumberOfMessagesNotVisible"] == "0"
     assert sqs.receive_message(QueueUrl=dead).get("Messages") is None
 
 
-def test_a_change_of_the_code_is_a_change_and_the_same_code_is_none(deployed: Checkout) -> None:
+def test_a_preview_shows_a_change_of_the_code_only_if_there_is_one(deployed: Checkout) -> None:
     source = deployed.root / "lambda_code" / "process.py"
     unchanged = source.read_bytes()
     source.write_bytes(unchanged + b"# a change\n")
@@ -186,7 +186,7 @@ def test_a_change_of_the_code_is_a_change_and_the_same_code_is_none(deployed: Ch
     assert "~" not in deployed.run("preview").stdout
 
 
-def test_destroy_leaves_nothing_and_can_be_repeated(deployed: Checkout) -> None:
+def test_destroy_deletes_everything_and_can_be_repeated(deployed: Checkout) -> None:
     for key in ("inputs/control \x01\x1f\x7f", "inputs/line\r\nbreak\t", "inputs/no character \uffff"):
         deployed.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"x")
     destroy = deployed.run("destroy")

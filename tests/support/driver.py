@@ -156,7 +156,7 @@ class Driver:
         )
 
     def deny_reading(self, pattern: str) -> None:
-        """Deny the function to read keys in the input folder, by a bucket policy."""
+        """Forbid the function to read keys in the input folder, by a bucket policy."""
         function = boto3.client("lambda").get_function_configuration(FunctionName=self.pipeline.function_name)
         statement = {
             "Effect": "Deny",

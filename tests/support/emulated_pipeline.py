@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ def process(source, body):
     return _process(source, body)
 """
 """Code to append to the function's `process` module, which then fails for files with "bad" in their key."""
+
+
+ACCOUNTS = count(100_000_000_000)
 
 
 class EnforcingEmulator(Emulator):

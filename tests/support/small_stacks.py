@@ -1,6 +1,6 @@
 """Two projects that deploy in seconds, for tests of the orchestrator.
 
-A test module that wants them says ``pytest_plugins = ("tests.support.small_stacks",)``.
+Test modules load its fixtures with `pytest_plugins = ("tests.support.small_stacks",)`.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""What the stacks are compared with, and what is said to have taken the time."""
+"""The Terraform module that the stacks are compared with, and the critical path."""
 
 import json
 import re
@@ -15,14 +15,14 @@ def addresses(module: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("same_graph", [True, False])
-def test_all_that_the_peer_refers_to_is_in_it(same_graph: bool) -> None:  # noqa: FBT001  a parameter of the test
+def test_every_reference_in_the_peer_can_be_resolved(same_graph: bool) -> None:  # noqa: FBT001 - a parameter of the test
     resources = addresses(peer.module(same_graph=same_graph))
     for resource in resources.values():
         assert set(resource["depends_on"]) <= resources.keys()
         assert {*re.findall(r"\$\{(aws_[\w-]+\.[\w-]+)\.\w+\}", json.dumps(resource))} <= resources.keys()
 
 
-def test_the_peer_refers_across_stacks_and_has_terraforms_names() -> None:
+def test_the_peer_has_references_across_stacks_and_terraform_s_names() -> None:
     resources = addresses(peer.module(same_graph=True))
     assert resources["aws_s3_bucket_notification.messaging-bucket-notification"] == {
         "bucket": "${aws_s3_bucket.storage-bucket.bucket}",
@@ -50,9 +50,9 @@ def test_the_redrive_policy_is_the_only_difference_between_the_two_peers() -> No
     assert usual == same
 
 
-def test_the_critical_path_goes_back_from_the_last_by_what_each_waited_for_longest() -> None:
+def test_the_critical_path_ends_with_the_last_resource_and_leads_through_the_latest_of_its_needs() -> None:
     deployed = Deployed(
-        begun=100.0,
+        started=100.0,
         finished={"bucket": 101.0, "queue": 126.0, "topic": 100.5, "policy": 151.0, "alarm": 126.5},
         needs={"bucket": [], "topic": [], "queue": ["bucket"], "policy": ["queue", "bucket"], "alarm": ["topic"]},
     )

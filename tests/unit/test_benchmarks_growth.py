@@ -1,8 +1,8 @@
-"""What the benchmarks make of the times at which processes began and ended."""
+"""The figures that the benchmarks compute from the start and end of processes."""
 
 import pytest
 
-from benchmarks.growth import Interval, covered, most_at_once
+from benchmarks.growth import Interval, most_at_once, total_time
 
 
 @pytest.mark.parametrize(
@@ -10,24 +10,22 @@ from benchmarks.growth import Interval, covered, most_at_once
     [
         ([], 0, 0),
         ([(5, 9)], 4, 1),
-        ([(1, 3), (7, 9)], 4, 1),  # apart
+        ([(1, 3), (7, 9)], 4, 1),  # separate
         ([(1, 3), (3, 9)], 8, 1),  # one after the other
         ([(1, 5), (3, 9)], 8, 2),  # overlapping
-        ([(1, 9), (3, 5), (6, 8)], 8, 2),  # within another
-        ([(7, 9), (1, 3), (2, 8)], 8, 2),  # in no order
+        ([(1, 9), (3, 5), (6, 8)], 8, 2),  # nested
+        ([(7, 9), (1, 3), (2, 8)], 8, 2),  # not sorted
         ([(1, 4), (2, 5), (3, 6)], 5, 3),
     ],
 )
-def test_intervals_are_counted_once_where_they_overlap(
-    times: list[tuple[int, int]], nanoseconds: int, at_once: int
-) -> None:
-    intervals = [Interval(begun, ended) for begun, ended in times]
-    assert covered(intervals) == nanoseconds
+def test_overlapping_intervals_are_counted_once(times: list[tuple[int, int]], nanoseconds: int, at_once: int) -> None:
+    intervals = [Interval(start, end) for start, end in times]
+    assert total_time(intervals) == nanoseconds
     assert most_at_once(intervals) == at_once
 
 
 @pytest.mark.parametrize(
-    ("arguments", "updates"),
+    ("arguments", "is_update"),
     [
         ("--non-interactive up --yes --stack local", True),
         ("--non-interactive destroy --yes --stack local", True),
@@ -35,5 +33,5 @@ def test_intervals_are_counted_once_where_they_overlap(
         ("version", False),
     ],
 )
-def test_updates_are_told_from_questions(arguments: str, *, updates: bool) -> None:
-    assert Interval(0, 1, arguments).updates is updates
+def test_updates_are_recognized_by_their_arguments(arguments: str, *, is_update: bool) -> None:
+    assert Interval(0, 1, arguments).is_update is is_update

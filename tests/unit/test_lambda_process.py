@@ -27,7 +27,7 @@ from tables import MAX_COLUMN_CHARACTERS, MAX_COLUMNS
 
 
 def packed(body: bytes) -> bytes:
-    """Compress, to the same bytes in each run: a test's name may hold them."""
+    """Return gzip that has the same bytes in each run, as they may be part of a test's name."""
     return gzip.compress(body, mtime=0)
 
 
@@ -328,9 +328,9 @@ FILES = {
         delimiter=",",
         compression="gzip",
     ),
-    "gzip of an empty file": File(body=gzip.compress(b""), rows=0, columns=[], compression="gzip"),
+    "gzip of an empty file": File(body=packed(b""), rows=0, columns=[], compression="gzip"),
     "not compressed, in spite of its name": File(body=FARMS, key="h.csv.gz", rows=2, columns=YIELDS, delimiter=","),
-    "gzip of something else": replace(NO_TABLE, body=gzip.compress(FARMS), key="h.tar.gz"),
+    "gzip of something else": replace(NO_TABLE, body=packed(FARMS), key="h.tar.gz"),
     **{
         f"{extension} by {by}": replace(NO_TABLE, body=body, key=key, content_type="text/csv")
         for extension, body in {
@@ -558,7 +558,7 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
 
 
 def test_the_result_does_not_depend_on_where_the_chunks_end() -> None:
-    for body in (TABLE, gzip.compress(TABLE), TABLE.decode().encode("utf-16"), TABLE.replace(b"\n", b"\r\n")):
+    for body in (TABLE, packed(TABLE), TABLE.decode().encode("utf-16"), TABLE.replace(b"\n", b"\r\n")):
         results = [
             run("t.csv", *(body[start : start + size] for start in range(0, len(body), size)))
             for size in (len(body), PIECE_BYTES, PIECE_BYTES - 1, 1000)

@@ -1,4 +1,4 @@
-"""The architecture picture is that of what the programs declare."""
+"""The architecture picture shows what the programs declare."""
 
 import re
 
@@ -12,14 +12,14 @@ def test_the_picture_in_the_repository_is_current() -> None:
     assert committed == picture.draw(), "the stacks have changed: regenerate docs/architecture.svg with nox -s picture"
 
 
-def test_every_resource_of_every_stack_is_in_the_picture_by_its_name() -> None:
+def test_the_picture_has_the_name_of_every_resource() -> None:
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture.draw())
     for project in ("storage", "messaging", "compute"):
         for name in stack_program.run(project, upstream=stack_program.UPSTREAM).resources:
             assert [text for text in texts if text.split(",")[0] == name]
 
 
-def test_what_follows_from_other_dependencies_is_left_out_and_what_is_alike_is_one_box() -> None:
+def test_indirect_dependencies_are_left_out_and_similar_resources_are_one_box() -> None:
     policy = "aws:sqs/queuePolicy:QueuePolicy"
     program = Program(
         resources={"queue": {"name": "Q"}, "one": {}, "other": {}, "last": {}},

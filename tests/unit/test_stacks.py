@@ -25,7 +25,7 @@ def test_every_resource_that_can_have_tags_has_them(project: str) -> None:
     for name, token in program.types.items():
         module, kind = token.removeprefix("aws:").split("/")
         package = importlib.import_module(f"pulumi_aws.{module.replace('lambda', 'lambda_')}")
-        # A mapping costs nothing, and is found by the function that it feeds.
+        # An event source mapping costs nothing, and its function leads to it.
         if (
             hasattr(getattr(package, kind.partition(":")[2]), "tags")
             and kind != "eventSourceMapping:EventSourceMapping"
@@ -205,7 +205,7 @@ class TestCompute:
     @pytest.mark.parametrize("setting", ["timeout", "timeoutSeconds", "consumerTimeoutSeconds"])
     def test_a_timeout_set_here_is_refused_with_the_right_setting(self, setting: str) -> None:
         with pytest.raises(
-            pulumi.RunError, match=f"compute:{setting} is no setting: .*messaging:consumerTimeoutSeconds"
+            pulumi.RunError, match=f"compute:{setting} is not a setting: .*messaging:consumerTimeoutSeconds"
         ):
             stack_program.run("compute", {setting: "120"}, upstream=UPSTREAM)
 

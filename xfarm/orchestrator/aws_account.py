@@ -1,12 +1,13 @@
 """Finds the AWS account, region and role of a command before it changes anything."""
 
+from __future__ import annotations
+
 import contextlib
 import getpass
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,8 @@ from xfarm.aws_errors import explain
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
 
@@ -156,7 +159,7 @@ def session_name() -> str:
     return ("xfarm-pipeline-" + re.sub(r"[^\w+=,.@-]", "-", user, flags=re.ASCII))[:64]
 
 
-def _assume(session: boto3.Session, role: str) -> "CredentialsTypeDef":
+def _assume(session: boto3.Session, role: str) -> CredentialsTypeDef:
     try:
         answer = session.client("sts").assume_role(RoleArn=role, RoleSessionName=session_name())
     except (exceptions.ClientError, exceptions.ParamValidationError) as error:

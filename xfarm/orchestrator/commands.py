@@ -278,7 +278,7 @@ def _confirm(operation: Operation, stack: str, console: Console) -> None:
 
 @contextlib.contextmanager
 def _handling_interrupt(console: Console, interrupted: threading.Event) -> Iterator[None]:
-    """On Ctrl-C, start no more operations; the engines get the signal too, and finish those in progress."""
+    """Handle Ctrl-C: start no more operations. The engines get the signal too, and finish those in progress."""
 
     def handle(_number: int, _frame: object) -> None:
         if not interrupted.is_set():

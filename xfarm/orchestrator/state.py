@@ -1,7 +1,8 @@
 """The backend for Pulumi's state of the stacks in an AWS account: by default a bucket in that account."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import STACKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.literals import BucketLocationConstraintType
 
@@ -102,7 +105,7 @@ def _exists(account: Account, bucket: str) -> bool:
     return True
 
 
-def _create(s3: "S3Client", bucket: str, region: str) -> None:
+def _create(s3: S3Client, bucket: str, region: str) -> None:
     if region == DEFAULT_REGION:
         s3.create_bucket(Bucket=bucket)
     else:
@@ -111,8 +114,11 @@ def _create(s3: "S3Client", bucket: str, region: str) -> None:
     s3.get_waiter("bucket_exists").wait(Bucket=bucket)
 
 
-def _secure(s3: "S3Client", bucket: str, owner: str) -> None:
-    """Turn on versioning and encryption, and forbid public access and plain HTTP, if the bucket belongs to `owner`."""
+def _secure(s3: S3Client, bucket: str, owner: str) -> None:
+    """Turn on versioning and encryption, and forbid public access and plain HTTP.
+
+    Each call fails if the bucket does not belong to `owner`.
+    """
     s3.put_public_access_block(
         Bucket=bucket,
         PublicAccessBlockConfiguration={

@@ -44,7 +44,7 @@ class Program:
     """How long a first build takes on 2 cores, rounded up."""
 
     def command(self, go: str, output: Path) -> list[str]:
-        """Return the compiler's command line; it changes no other file, and puts no path of this machine into it."""
+        """Return the compiler's command line, which leaves `go.mod` alone and no path of this machine in the result."""
         flags = ["-mod=readonly", "-trimpath", "-ldflags", self.linker_flags]
         return [go, "build", *flags, "-o", str(output), self.package]
 

@@ -44,7 +44,7 @@ _DESIRED: Final = ("news", "properties")
 class Call:
     """The names in one call: changed in the request at once, and later in the response."""
 
-    def __init__(self, method: str, request: Any, zips: Path, region: str, folder: Path) -> None:  # noqa: ANN401
+    def __init__(self, method: str, request: Any, zips: Path, region: str, folder: Path) -> None:  # noqa: ANN401 - many types
         """Change the names in `request` to the bridge's.
 
         Args:

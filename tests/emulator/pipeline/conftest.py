@@ -2,21 +2,18 @@
 
 import io
 from collections.abc import Iterator
-from itertools import count
 
 import boto3
 import pytest
 from rich.console import Console
 
 from tests.support.driver import Driver
-from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
+from tests.support.emulated_pipeline import ACCOUNTS, create_pipeline, private_emulator, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 
 VISIBILITY_S = 60
 """Longer than any batch takes, however busy the machine; see `Driver.shorten_visibility_timeout`."""
-
-ACCOUNTS = count(100_000_000_000)
 
 
 @pytest.fixture(scope="session")
