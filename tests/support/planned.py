@@ -178,6 +178,7 @@ KINDS = (
     "destroyed",
     "changed by hand",
     "deleted by hand",
+    "interrupted",
     "several",
 )
 """The changes, by what is changed: each is a method of `Small`."""
@@ -305,6 +306,16 @@ class Small:
         for resource in self._deployed(project, kind):
             delete[kind](resource["id"])
         return ["--refresh"]
+
+    def _interrupted(self, project: str) -> None:
+        """Make the state one of a deployment that was killed after AWS had created a log group."""
+        path = self._checkout.root / ".local/state/.pulumi/stacks" / project / "local.json"
+        for resource in self._deployed(project, "aws:cloudwatch/logGroup:LogGroup"):
+            state = json.loads(path.read_text(encoding="utf-8"))
+            latest = state["checkpoint"]["latest"]
+            latest["resources"].remove(resource)
+            latest["pending_operations"] = [{"resource": resource | {"id": "", "outputs": {}}, "type": "creating"}]
+            path.write_text(json.dumps(state), encoding="utf-8")
 
     def _several(self, project: str) -> list[str]:
         kinds = self._chance.sample([kind for kind in KINDS if kind not in {"several", "destroyed"}], 3)

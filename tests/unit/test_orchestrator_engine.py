@@ -242,10 +242,11 @@ def test_a_digest_is_of_what_the_program_reads(tmp_path: Path, monkeypatch: pyte
     digests = [scratch.sources("storage")]
     for file in files:
         file.parent.mkdir(parents=True)
-        for content in ("one", "two"):
+        for content in ("config: {a: 1}", "config: {", "config: {a: 2}"):
             file.write_text(content, encoding="utf-8")
             digests.append(scratch.sources("storage"))
     assert len(set(digests)) == len(digests)
+    files[0].write_text("encryptionsalt: v1:x\nconfig:\n  a: 2\n", encoding="utf-8")
     for ignored in (tmp_path / "shared/__pycache__/names.pyc", tmp_path / "stacks/compute/Pulumi.dev.yaml"):
         ignored.parent.mkdir(parents=True)
         ignored.write_text("other", encoding="utf-8")

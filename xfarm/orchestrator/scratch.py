@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import yaml
+
 from xfarm.paths import ROOT, STACKS
 
 Json = dict[str, Any]
@@ -66,9 +68,23 @@ def sources(project: str) -> str:
     for folder in (STACKS / project, ROOT / "shared", ROOT / "lambda_code"):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                content = hashlib.sha256(_read(path)).hexdigest()
                 digest.update(f"{path.relative_to(ROOT)}\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """Return what a file says, without the salt that Pulumi writes into a file of settings that has none."""
+    content = path.read_bytes()
+    if not path.match("Pulumi.*.yaml"):
+        return content
+    try:
+        settings = yaml.safe_load(content)
+    except yaml.YAMLError:
+        return content  # Pulumi says what is wrong with it
+    if isinstance(settings, dict):
+        settings.pop("encryptionsalt", None)
+    return repr(settings).encode()
 
 
 def planned(plan: Json) -> Outputs:
