@@ -64,6 +64,7 @@ def bench(session: nox.Session) -> None:
 def stress(session: nox.Session) -> None:
     """Run property tests at length, and kill deployments at random points, which must then complete: [SEEDS]."""
     run(session, "pytest", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "stress")
+    run(session, "tests.support.planned")
     run(session, "tests.support.stress", *session.posargs)
 
 

@@ -78,7 +78,7 @@ def _notify(message: str) -> None:
 @click.group(
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is drift.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 there is drift, or a change that --exit-code asks for.",
 )
 @click.version_option(package_name="xfarm-pipeline", message="%(version)s")
 def xfarm() -> None:
@@ -115,6 +115,7 @@ def deploy(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
 @_selection
 @_refresh
 @_json
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if anything would change.")
 def preview(stack: str, **options: Any) -> None:  # noqa: ANN401 - see `_operate`
     """Show what `deploy` would change."""
     _operate("preview", stack, **options)

@@ -33,6 +33,8 @@ dead_letter_queue = aws.sqs.Queue(
     message_retention_seconds=DEAD_LETTER_RETENTION_S,
     sqs_managed_sse_enabled=True,
     tags=tags(),
+    # Another name is another queue: without this, a change of it would delete every message.
+    opts=pulumi.ResourceOptions(protect=True),
 )
 
 main_queue = aws.sqs.Queue(
@@ -45,6 +47,7 @@ main_queue = aws.sqs.Queue(
     visibility_timeout_seconds=6 * consumer_timeout,
     sqs_managed_sse_enabled=True,
     tags=tags(),
+    opts=pulumi.ResourceOptions(protect=True),
 )
 
 aws.sqs.RedrivePolicy(

@@ -129,7 +129,7 @@ def test_no_short_help_is_cut(columns: int) -> None:
     assert "..." not in result.output.partition("Commands:")[2]
 
 
-@pytest.mark.parametrize("code", [0, 1, commands.DRIFT])
+@pytest.mark.parametrize("code", [0, 1, commands.DIFFERENT])
 def test_the_exit_code_is_that_of_the_operation(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def operate(operation: str, stack: str, **options: object) -> int:
         assert (operation, stack, options["only"]) == ("drift", "dev", "storage")

@@ -9,8 +9,9 @@ from pulumi.automation._cmd import CommandResult
 from pulumi.automation.errors import create_command_error
 from rich.console import Console
 
+from xfarm.orchestrator.changes import tally
 from xfarm.orchestrator.display import Display, summary
-from xfarm.orchestrator.engine import Operation, Report, explain, tally
+from xfarm.orchestrator.engine import Operation, Report, explain
 
 PRE, OUTPUTS = "resourcePreEvent", "resOutputsEvent"
 TYPES = {
@@ -99,16 +100,6 @@ def test_without_a_terminal_each_change_is_a_line_once_it_is_done() -> None:
     ]
     assert printed[2][4] == "[timeout]"
     assert all(line[-1] == "s" for line in printed)
-
-
-def test_a_preview_shows_each_planned_change_at_its_first_event() -> None:
-    started = [one for one in REPLACEMENT if one[0] == PRE]
-    assert [line[:3] for line in lines("preview", started)][:3] == [
-        ["±", "beta", "role"],
-        ["+", "beta", "policy"],
-        ["~", "beta", "function"],
-    ]
-    assert lines("preview", started) == lines("preview", REPLACEMENT)
 
 
 def test_drift_shows_each_resource_that_was_changed() -> None:

@@ -1,13 +1,15 @@
 """What the orchestrator asks of the Pulumi CLI, each start of which takes a fifth of a second: a CLI that notes it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pulumi.automation import CommandError, CommandResult, ConcurrentUpdateError
 
 from xfarm.errors import UserError
-from xfarm.orchestrator.engine import Engine, Operation, explain
+from xfarm.orchestrator import scratch
+from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, explain
 
 CLI = """#!/bin/sh
 case "$*" in
@@ -16,6 +18,7 @@ version) echo v3.259.0; exit ;;
 esac
 case "$*" in
 *"stack export"*) cat {states}/"$(basename "$PWD")" || {{ echo "error: no stack named 'dev' found" >&2; exit 255; }} ;;
+*--save-plan*) find "${{PULUMI_BACKEND_URL#file://}}" -name "*.json" -exec cat {{}} + >> {notes} ;;
 preview*|*" preview"*) echo "error: as told" >&2; exit 255 ;;
 esac
 """
@@ -42,7 +45,11 @@ class Cli:
     def states(self, state: object) -> None:
         """Let it export this of every project."""
         for project in PROJECTS:
-            (self._states / project).write_text(json.dumps(state), encoding="utf-8")
+            self.state(project, state)
+
+    def state(self, project: str, state: object) -> None:
+        """Let it export this of one project."""
+        (self._states / project).write_text(json.dumps(state), encoding="utf-8")
 
     def forget(self, *projects: str) -> None:
         """Let it know of no stack in these projects."""
@@ -160,3 +167,87 @@ def test_a_state_that_cannot_be_read_is_told_by_project(cli: Cli, tmp_path: Path
     with pytest.raises(UserError, match=r"storage: no such bucket\."):
         Engine("dev", lambda *_: None, print)
     assert cli
+
+
+def test_a_preview_sees_what_the_others_will_export_and_leaves_the_backend_alone(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "state").as_uri())
+    cli.states(DEPLOYED)
+    cli.forget("storage")
+    engine = Engine("dev", lambda *_: None, print)
+    assert engine.exports() == {"storage": None, "messaging": {}, "compute": {}}
+    with pytest.raises(RuntimeError, match="summary event"):  # the engine's, which this one doesn't send
+        engine.preview("storage", {"messaging": {"url": "as it will be"}, "compute": None})
+    assert cli.asked[3].startswith("storage preview")
+    assert '"outputs": {"url": "as it will be"}' in cli.notes
+    assert "stack init" not in cli.notes
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_preview_on_pulumi_cloud_sees_what_the_others_export(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "https://api.pulumi.com")
+    found = Engine("dev", lambda *_: None, print).preview("storage", {})
+    assert (found.report.outcome, found.report.reason, found.outputs) == ("failed", "as told", {})
+    assert cli.asked[3:] == ["storage preview"]
+
+
+def planned(engine: Engine, **exports: dict[str, object]) -> Preview:
+    others = engine.exports() | exports
+    return Preview(Report("messaging"), [], {}, [], others, scratch.sources("messaging"))
+
+
+def storage(**exported: object) -> dict[str, object]:
+    return {"deployment": {"resources": [{"type": "pulumi:pulumi:Stack", "outputs": exported}]}}
+
+
+def test_a_plan_holds_while_state_program_and_outputs_are_as_they_were_to_be(cli: Cli) -> None:
+    engine = Engine("dev", lambda *_: None, print)
+    plan = planned(engine, storage={"prefix": "in/", "arn": scratch.UNKNOWN})
+    cli.states({"deployment": {"manifest": "of a stack that was made since, and has nothing in it"}})
+    cli.state("storage", storage(prefix="in/", arn="arn:known by now"))
+    assert engine.differing(plan, ["storage"]) == []
+
+
+@pytest.mark.parametrize(
+    ("exported", "differing"),
+    [
+        ({"prefix": "drop/", "arn": "x"}, ["storage.prefix"]),
+        ({"arn": "x"}, ["storage.prefix"]),
+        ({"prefix": "in/", "arn": "x", "more": 1}, ["storage.more"]),
+    ],
+)
+def test_a_plan_is_outdated_where_a_stack_exports_something_else(
+    cli: Cli, exported: dict[str, object], differing: list[str]
+) -> None:
+    engine = Engine("dev", lambda *_: None, print)
+    plan = planned(engine, storage={"prefix": "in/", "arn": scratch.UNKNOWN})
+    cli.state("storage", storage(**exported))
+    assert engine.differing(plan, ["storage"]) == differing
+    assert engine.differing(plan, []) == []
+
+
+def test_a_plan_is_outdated_by_another_state_and_by_another_program(cli: Cli) -> None:
+    engine = Engine("dev", lambda *_: None, print)
+    plan = planned(engine)
+    cli.state("messaging", CUT_OFF)
+    assert engine.differing(plan, []) == ["its state"]
+    assert engine.differing(replace(plan, sources="others"), []) == ["its state", "its program or settings"]
+
+
+def test_a_digest_is_of_what_the_program_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "ROOT", tmp_path)
+    monkeypatch.setattr(scratch, "STACKS", tmp_path / "stacks")
+    files = [tmp_path / name for name in ("stacks/storage/Pulumi.dev.yaml", "shared/names.py", "lambda_code/a/b.py")]
+    digests = [scratch.sources("storage")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        for content in ("config: {a: 1}", "config: {", "config: {a: 2}"):
+            file.write_text(content, encoding="utf-8")
+            digests.append(scratch.sources("storage"))
+    assert len(set(digests)) == len(digests)
+    files[0].write_text("encryptionsalt: v1:x\nconfig:\n  a: 2\n", encoding="utf-8")
+    for ignored in (tmp_path / "shared/__pycache__/names.pyc", tmp_path / "stacks/compute/Pulumi.dev.yaml"):
+        ignored.parent.mkdir(parents=True)
+        ignored.write_text("other", encoding="utf-8")
+    assert scratch.sources("storage") == digests[-1]

@@ -1,10 +1,13 @@
 """The order of the projects, and which of them are left out if one fails."""
 
+import re
 import threading
 from graphlib import CycleError
+from pathlib import Path
 
 import pytest
 
+from xfarm.errors import UserError
 from xfarm.orchestrator import graph
 
 DIAMOND = {"top": [], "left": ["top"], "right": ["top"], "bottom": ["left", "right"], "alone": []}
@@ -20,6 +23,22 @@ def test_each_project_comes_after_those_it_depends_on() -> None:
 def test_a_cycle_has_no_order() -> None:
     with pytest.raises(CycleError):
         graph.order({"hen": ["egg"], "egg": ["hen"]})
+
+
+@pytest.mark.parametrize(
+    ("declared", "sentence"),
+    [
+        ('hen = ["egg"]\negg = ["hen"]\n', "need each other ('hen' needs 'egg' needs 'hen'): remove one of these."),
+        ('hen = ["cock"]\n', "has no stack 'cock', which 'hen' needs: add a line for it."),
+    ],
+)
+def test_stacks_that_cannot_be_put_in_order_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: str, sentence: str
+) -> None:
+    monkeypatch.setattr(graph, "STACKS", tmp_path)
+    (tmp_path / "stacks.toml").write_text(declared, encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        graph.dependencies()
 
 
 def test_the_real_stacks_are_what_their_folders_say() -> None:

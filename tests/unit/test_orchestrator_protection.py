@@ -48,6 +48,25 @@ def test_a_step_that_deletes_a_bucket_is_refused_with_its_name_and_what_to_do(op
     )
 
 
+def test_a_queue_is_named_by_its_name_and_has_its_name_elsewhere() -> None:
+    urn = "urn:pulumi:dev::messaging::aws:sqs/queue:Queue::main-queue"
+    metadata = {
+        "op": "replace",
+        "urn": urn,
+        "type": "aws:sqs/queue:Queue",
+        "provider": "",
+        "old": {"id": "https://sqs.eu-west-1.amazonaws.com/123456789012/xFarmMainQueue"},
+    }
+    event = EngineEvent.from_json({"sequence": 1, "timestamp": 1, "resourcePreEvent": {"metadata": metadata}})
+    with pytest.raises(UserError) as refused:
+        update(event)
+    assert str(refused.value) == (
+        "the queue 'xFarmMainQueue' and all messages in it would be deleted, and only destroy may do that: undo the "
+        "change of its name (in shared/names.py) or of the program, or, where the messages may go, run "
+        "'xfarm destroy dev' first"
+    )
+
+
 def test_the_engine_s_own_refusal_is_told_in_the_same_words_and_not_shown() -> None:
     shown: list[EngineEvent] = []
 

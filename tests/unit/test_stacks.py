@@ -89,6 +89,9 @@ class TestStorage:
 
 
 class TestMessaging:
+    def test_the_queues_are_protected_because_new_names_would_delete_every_message(self) -> None:
+        assert stack_program.run("messaging", upstream=UPSTREAM).protected == ["dead-letter-queue", "main-queue"]
+
     def test_the_queues(self) -> None:
         program = stack_program.run("messaging", upstream=UPSTREAM)
         main, dead = program.resources["main-queue"], program.resources["dead-letter-queue"]

@@ -1,9 +1,11 @@
 """The commands deploy, preview, destroy, drift and outputs."""
 
+import contextlib
 import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
@@ -11,12 +13,12 @@ import click
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import graph, targets
+from xfarm.orchestrator import graph, planning, scratch, targets
 from xfarm.orchestrator.display import Display, summary
-from xfarm.orchestrator.engine import Engine, Operation, Report, exports
+from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
-DRIFT: Final = 3
-"""The exit code if something was changed by hand."""
+DIFFERENT: Final = 3
+"""The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -28,6 +30,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     refresh: bool = False,
     yes: bool = False,
     as_json: bool = False,
+    exit_code: bool = False,
 ) -> int:
     """Run an operation on the stacks of one name, and show the result.
 
@@ -39,9 +42,11 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         refresh: Whether to update the state from AWS first.
         yes: Whether to skip the confirmation.
         as_json: Whether to print JSON.
+        exit_code: Whether the exit code of a preview is `DIFFERENT` if anything would be changed.
 
     Returns:
-        The exit code: 0 if all is done, 1 if something failed, `DRIFT` if something was changed by hand.
+        The exit code: 0 if all is done, 1 if something failed, `DIFFERENT` if something was changed by hand or, if
+        `exit_code` is set, would be changed.
 
     Raises:
         UserError: The operation was not started.
@@ -49,9 +54,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     console = Console(soft_wrap=True, stderr=as_json)
     selected = _select(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
-    if operation in _DONE and stack != targets.LOCAL and not yes:
-        _confirm(operation, stack, console)
-    reports = _run_all(operation, stack, selected, console, refresh=refresh)
+    reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
     succeeded = all(report.outcome in {"done", "absent"} for report in reports)
     if as_json:
         print(json.dumps([asdict(report) for report in reports], indent=2))
@@ -61,47 +64,170 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
             console.print(f"Nothing to destroy: '{stack}' has no resources.")
     if not succeeded:
         return 1
-    return DRIFT if operation == "drift" and any(report.changed for report in reports) else 0
+    different = any(report.changed or report.outputs for report in reports)
+    return DIFFERENT if different and (exit_code or operation == "drift") else 0
 
 
-def _run_all(operation: Operation, stack: str, selected: set[str], console: Console, *, refresh: bool) -> list[Report]:
-    """Run an operation on the selected projects in dependency order, and return their reports in that order."""
-    everything = graph.dependencies()
-    reports: dict[str, Report] = {}
+class _Session:
+    """One command: an operation on the stacks, whose plan may have to be confirmed."""
 
-    with Display(console, operation) as display:
+    def __init__(self, operation: Operation, stack: str, console: Console, *, refresh: bool, yes: bool) -> None:
+        self._operation: Operation = operation
+        self._stack = stack
+        self._console = console
+        self._refresh = refresh
+        self._planned = operation in _DONE and stack != targets.LOCAL
+        self._asking = self._planned and not yes
+        if self._asking and not sys.stdin.isatty():
+            raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
+
+    def run(self, selected: set[str]) -> list[Report]:
+        """Do the operation to the projects that were selected, and return the reports in the order of the stacks.
+
+        Raises:
+            UserError: Nothing was begun, and why.
+        """
+        everything = graph.dependencies()
+        reports: dict[str, Report] = {}
+        remaining = selected
+        while remaining:
+            reports |= self._round(everything, remaining)
+            outdated = any(reports[project].outcome == "outdated" for project in remaining)
+            again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
+            remaining = again if outdated and self._asking else set()
+        in_order = graph.order(graph.subgraph(everything, selected))
+        return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
+
+    def _round(self, everything: graph.Graph, selected: set[str]) -> dict[str, Report]:
+        """Plan what is to be planned, have it agreed to, and do it, all upon the states as they are now."""
         interrupted = threading.Event()
-        engine = Engine(stack, display.event, display.notify, interrupted)
-        _refuse_gaps(engine, operation, everything, selected)
-        _handle_interrupt(console, interrupted)
+        needs = graph.subgraph(everything, selected)
+        with Display(self._console, "preview" if self._planned else self._operation) as display:
+            engine = Engine(self._stack, display.event, display.notify, interrupted)
+            _refuse_gaps(engine, self._operation, everything, selected)
+            with _handling_interrupt(self._console, interrupted):
+                run = _Run(engine, display, interrupted, refresh=self._refresh)
+                if self._planned or self._operation == "preview":
+                    run.plan(needs, destroying=self._operation == "destroy")
+                else:
+                    for loss in self._losses(engine, needs):
+                        display.notify(f"Deletes {loss}.")
+                    run.update(self._operation, needs)
+        if not self._planned:
+            return run.reports
+        self._agree(run.reports, self._losses(engine, needs))
+        with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
+            engine.tell(display.event, display.notify)
+            done = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.found)
+            done.update(self._operation, needs)
+        return done.reports
+
+    def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
+        """Return what holds files or messages and would be deleted."""
+        if self._operation != "destroy":
+            return []
+        from xfarm.orchestrator.losses import losses  # noqa: PLC0415 - slow to load, and seldom needed
+
+        return losses(engine.deployed(needs))
+
+    def _agree(self, plan: dict[str, Report], losses: list[str]) -> None:
+        """Show how much would be done and what would be lost, and ask for confirmation.
+
+        Raises:
+            UserError: It isn't, or there is no telling what would be done.
+        """
+        self._console.print(summary(plan.values(), "preview"))
+        if not all(report.outcome in {"done", "absent"} for report in plan.values()):
+            raise UserError(f"there is no plan for all of it (see above), so nothing was {_DONE[self._operation]}.")
+        for loss in losses:
+            self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
+        if self._asking and any(report.changed or report.outputs for report in plan.values()):
+            _confirm(self._operation, self._stack, self._console)
+
+
+class _Run:
+    """One walk through the stacks, and what came of it.
+
+    Args:
+        engine: Deals with each stack.
+        display: Shows what it does.
+        interrupted: Is set where nothing more is to be begun.
+        refresh: Whether to look first at what is really there.
+        plan: What was found of each project in the plan that was agreed to, where there was one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        display: Display,
+        interrupted: threading.Event,
+        *,
+        refresh: bool,
+        plan: Mapping[str, Preview] | None = None,
+    ) -> None:
+        self.reports: dict[str, Report] = {}
+        self.found: dict[str, Preview] = {}
+        self._engine = engine
+        self._display = display
+        self._interrupted = interrupted
+        self._refresh = refresh
+        self._plan = plan or {}
+
+    def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
+        """Preview each project against what those that it needs will export."""
+        if not scratch.usable():
+            self._display.notify(
+                "Pulumi Cloud keeps the state: each stack is shown against what the others export now."
+            )
+            self._engine.create_missing(graph.dependencies())
+
+        def preview(project: str, exports: planning.Exports) -> Preview:
+            self._display.start(project)
+            return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
+
+        def show(found: Preview) -> bool:
+            self._display.plan(found)
+            self.found[found.report.project] = found
+            return self._end(found.report)
+
+        if destroying:
+            needs = dict.fromkeys(needs, ())  # what the others export makes no difference to it
+        planner = planning.Planner(needs, self._engine.exports(), preview, show, self._interrupted)
+        self._leave_out(planner.walk())
+
+    def update(self, operation: Operation, needs: graph.Graph) -> None:
+        """Deploy or destroy each project when those are done that it has to wait for, or look for drift."""
 
         def run(project: str) -> bool:
-            if interrupted.is_set():
-                reports[project] = Report(project, outcome="left out")
+            if self._interrupted.is_set():
+                self._leave_out({project})
                 return False
-            display.start(project)
-            reports[project] = engine.run(project, operation, refresh=refresh)
-            if interrupted.is_set() and reports[project].outcome == "failed":
-                reports[project].outcome = "stopped"
-            display.finish(reports[project])
-            return reports[project].outcome != "failed"
+            self._display.start(project)
+            if project in self._plan and (differing := self._engine.differing(self._plan[project], before[project])):
+                reason = f"{' and '.join(differing)} changed after the plan was shown, so nothing of it was done"
+                return self._end(Report(project, "outdated", reason))
+            return self._end(self._engine.run(project, operation, refresh=self._refresh))
 
-        needs = graph.subgraph(everything, selected)
-        order = graph.order(needs)
-        if operation == "destroy":
+        before = needs if operation == "deploy" else dict.fromkeys(needs, ())
+
+        if operation == "deploy":
+            self._engine.create_missing(needs)
+        elif operation == "destroy":
             needs = graph.dependents(needs)
-            order.reverse()
-        elif operation == "deploy":
-            engine.create_missing(selected)
         else:
-            # A preview reads the outputs that are deployed, not those that other previews plan. So all run at the same
-            # time, once every stack that is referred to exists.
-            if operation == "preview":
-                engine.create_missing(everything)
+            # What is there is compared with the state, for which no stack has to wait.
             needs = dict.fromkeys(needs, ())
-        for project in graph.walk(needs, run):
-            reports[project] = Report(project, outcome="left out")
-    return [reports[project] for project in order]
+        self._leave_out(graph.walk(needs, run))
+
+    def _end(self, report: Report) -> bool:
+        if self._interrupted.is_set() and report.outcome == "failed":
+            report.outcome = "stopped"
+        self.reports[report.project] = report
+        self._display.finish(report)
+        return report.outcome not in {"failed", "outdated"}
+
+    def _leave_out(self, projects: set[str]) -> None:
+        self.reports |= {project: Report(project, outcome="left out") for project in projects}
 
 
 def _select(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
@@ -145,14 +271,13 @@ _DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
 def _confirm(operation: Operation, stack: str, console: Console) -> None:
-    if not sys.stdin.isatty():
-        raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
     expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
     if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
         raise UserError(f"that was not '{expected}', so nothing was done.")
 
 
-def _handle_interrupt(console: Console, interrupted: threading.Event) -> None:
+@contextlib.contextmanager
+def _handling_interrupt(console: Console, interrupted: threading.Event) -> Iterator[None]:
     """Handle Ctrl-C: start no more operations. The engines get the signal too, and finish those in progress."""
 
     def handle(_number: int, _frame: object) -> None:
@@ -160,7 +285,11 @@ def _handle_interrupt(console: Console, interrupted: threading.Event) -> None:
             console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
         interrupted.set()
 
-    signal.signal(signal.SIGINT, handle)
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:

@@ -1,9 +1,11 @@
 """Shows the progress of an operation, and its result as a table."""
 
-from collections.abc import Iterable
+import json
+import os
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from time import monotonic
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from pulumi.automation import EngineEvent
 from pulumi.automation.events import StepEventMetadata
@@ -11,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from xfarm.orchestrator.engine import CHANGES, Operation, Report
+from xfarm.orchestrator.changes import CHANGES, PropertyChange
+from xfarm.orchestrator.engine import Operation, Preview, Report
 
 SIGNS: Final = {
     "create": "[green]+",
@@ -53,17 +56,31 @@ class Display:
         self._progress.stop()
 
     def start(self, project: str) -> None:
-        """Add the progress bar of a stack."""
+        """Add the progress bar of a stack, unless it has one."""
+        with self._lock:
+            if project not in self._tasks:
+                self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
         self._started[project] = {}
         self._registered[project] = set()
         self._done[project] = set()
-        self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
 
     def finish(self, report: Report) -> None:
         """Remove the progress bar of a stack, and show why it failed, if it did."""
         self._progress.remove_task(self._tasks.pop(report.project))
+        if report.outcome == "outdated":
+            self._console.print(f"[bold yellow]{report.project}[/]:", _plain(report.reason) + ".", highlight=False)
         if report.outcome == "failed":
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
+
+    def plan(self, preview: Preview) -> None:
+        """Show what a preview of a stack has found, and the engine's warnings and errors."""
+        for note in preview.notes:
+            self.notify(note)
+        for event in preview.events:
+            if event.diagnostic_event:
+                self.event(preview.report.project, event)
+        for line in plan(preview.report):
+            self._console.print(line, highlight=False)
 
     def notify(self, message: str) -> None:
         """Show a message between the lines of the engine."""
@@ -90,10 +107,7 @@ class Display:
             return
         self._registered[project].add(step.urn)
         if step.op.value in SIGNS:
-            if self._operation == "preview":
-                self._show_line(project, step)
-            else:
-                self._started[project][step.urn] = monotonic()
+            self._started[project][step.urn] = monotonic()
         self._show_progress(project)
 
     def _finish_resource(self, project: str, step: StepEventMetadata) -> None:
@@ -127,6 +141,60 @@ class Display:
         )
 
 
+def plan(report: Report) -> Iterator[str]:
+    """Return, in lines with colours, what a stack's preview has found: what changes, how, and why."""
+    for change in report.steps:
+        sign = SIGNS["create-replacement" if change.operation == "replace" else change.operation]
+        note = f"[yellow]may be {CHANGES[change.operation]}[/]" if change.may else ""
+        yield f"  {sign}[/] {report.project:10} {change.resource} [dim]{change.type}[/] {note}".rstrip()
+        if change.operation != "create":
+            yield from (f"        {_difference(each)}" for each in change.properties)
+        if change.operation == "replace" and not any(each.replaces for each in change.properties):
+            yield "        something that it depends on is replaced"
+    for output in report.outputs:
+        yield f"    {report.project:10} output {_difference(output)}"
+
+
+def _difference(change: PropertyChange) -> str:
+    old, new = (_plain(text) for text in _texts(change.old, change.new))
+    text = f"{_plain(change.path)}: "
+    if change.unknown:
+        new = "[yellow]not known yet[/]"
+    if change.kind == "add":
+        text += f"[green]{new}[/]"
+    elif change.kind == "delete":
+        text += f"[red]{old}[/] [dim]->[/] nothing"
+    else:
+        text += f"[red]{old}[/] [dim]->[/] [green]{new}[/]"
+    if change.replaces:
+        text += " [magenta]replaces it[/]"
+    return text + (f" [dim]from {', '.join(change.causes)}[/]" if change.causes else "")
+
+
+_LONGEST: Final = 60
+"""Characters of a value that are shown in full."""
+_AROUND: Final = 20
+"""Characters of a longer one that are shown on either side of what differs."""
+
+
+def _texts(old: Any, new: Any) -> tuple[str, str]:  # noqa: ANN401  any JSON
+    """Return two values as text, each of them shortened to what differs and what is around it."""
+    texts = (json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False))
+    start = len(os.path.commonprefix(texts))  # noqa: RUF071 - of characters, as is meant
+    end = len(os.path.commonprefix([text[start:][::-1] for text in texts]))  # noqa: RUF071 - likewise
+    return _cut(texts[0], start, end), _cut(texts[1], start, end)
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    first, last = max(start - _AROUND, 0), min(len(text) - end + _AROUND, len(text))
+    middle = text[first:last]
+    if len(middle) > 2 * _LONGEST:
+        middle = f"{middle[:_LONGEST]}...{middle[-_LONGEST:]}"
+    return ("..." if first else "") + middle + ("..." if last < len(text) else "")
+
+
 def summary(reports: Iterable[Report], operation: Operation) -> Table:
     """Return a table of what was changed, or would be, in each stack."""
     done = operation in {"deploy", "destroy"}
@@ -136,7 +204,8 @@ def summary(reports: Iterable[Report], operation: Operation) -> Table:
     for heading in (*(CHANGES.values() if done else CHANGES), "unchanged", "seconds"):
         table.add_column(heading, justify="right")
     for report in reports:
-        outcome = report.outcome if report.changed or report.outcome != "done" else "no change"
+        changed = report.changed or report.outputs
+        outcome = report.outcome if changed or report.outcome != "done" else "no change"
         counts = [str(report.changes.get(operation, 0)) for operation in (*CHANGES, "same")]
         table.add_row(report.project, outcome, *counts, f"{report.seconds:.1f}")
     return table

@@ -3,11 +3,12 @@
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from threading import Event
 from time import monotonic
 from typing import Any, Literal, cast
@@ -29,16 +30,16 @@ from pulumi.automation.errors import InvalidVersionError
 from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import protection, recovery, refusals
+from xfarm.orchestrator import changes, protection, recovery, refusals, scratch
+from xfarm.orchestrator.changes import CHANGES, Change, PropertyChange, Steps
 from xfarm.orchestrator.graph import dependencies, order
+from xfarm.orchestrator.scratch import Outputs
 from xfarm.paths import STACKS
 
 Operation = Literal["deploy", "preview", "destroy", "drift"]
+Hear = Callable[[EngineEvent], None]
 """`drift` compares what is really there with the state, as ``pulumi refresh --preview-only`` does."""
 OnEvent = Callable[[str, EngineEvent], None]
-
-CHANGES = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
-"""The engine's operations that change a resource, and what has been done to it afterwards."""
 
 
 @dataclass
@@ -46,9 +47,11 @@ class Report:
     """What an operation did to one stack."""
 
     project: str
-    outcome: Literal["done", "failed", "stopped", "left out", "absent"] = "done"
+    outcome: Literal["done", "failed", "stopped", "left out", "absent", "outdated"] = "done"
     reason: str = ""
     changes: dict[str, int] = field(default_factory=dict)
+    steps: list[Change] = field(default_factory=list)
+    outputs: list[PropertyChange] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -57,11 +60,33 @@ class Report:
         return sum(self.changes.get(operation, 0) for operation in CHANGES)
 
 
+@dataclass
+class Preview:
+    """What a preview of one stack found.
+
+    Attributes:
+        report: What would be done.
+        events: What the engine said.
+        outputs: What the stack will export.
+        notes: What was done besides, in lines for people.
+        exports: What it took the other stacks to export.
+        sources: The digest of the program and the settings that it was made of.
+    """
+
+    report: Report
+    events: list[EngineEvent]
+    outputs: Outputs
+    notes: list[str]
+    exports: Mapping[str, Outputs | None]
+    sources: str
+
+
 class _Workspace(LocalWorkspace):
     """A project's folder; every command run in it names its stack, so that none has to be selected."""
 
-    def __init__(self, project: str, command: PulumiCommand, options: tuple[str, ...]) -> None:
-        super().__init__(work_dir=str(STACKS / project), pulumi_command=command)
+    def __init__(self, project: str, command: PulumiCommand, options: tuple[str, ...], backend: Path | None) -> None:
+        elsewhere = {"PULUMI_BACKEND_URL": backend.as_uri()} if backend else {}
+        super().__init__(work_dir=str(STACKS / project), pulumi_command=command, env_vars=elsewhere)
         self._options = options
 
     def serialize_args_for_op(self, stack_name: str) -> list[str]:  # noqa: ARG002  as in the base class
@@ -75,8 +100,10 @@ class _Workspace(LocalWorkspace):
 class _Stack(Stack):
     """A stack that is not asked after each update what nobody reads here: each question starts the CLI once more."""
 
-    def __init__(self, name: str, project: str, command: PulumiCommand, *options: str) -> None:
-        super().__init__(name, _Workspace(project, command, options), StackInitMode.SELECT)
+    def __init__(
+        self, name: str, project: str, command: PulumiCommand, *options: str, backend: Path | None = None
+    ) -> None:
+        super().__init__(name, _Workspace(project, command, options, backend), StackInitMode.SELECT)
 
     def outputs(self) -> OutputMap:
         """Return none of the outputs; `exports` has them."""
@@ -110,6 +137,7 @@ class Engine:
         self._command = _command()
         # One look at all of them, side by side, rather than several at each when its turn comes.
         states = _ask_each(self._command, "stack", "export", "--stack", stack)
+        self._exported = states
         self._states = {project: state and (state["deployment"] or {}) for project, state in states.items()}
 
     def create_missing(self, projects: Iterable[str]) -> None:
@@ -134,8 +162,17 @@ class Engine:
         resources = (self._states[project] or {}).get("resources", [])
         return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
+    def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the types and ids of the resources of projects that were deployed when this engine was created."""
+        states = [scratch.resources(self._exported[project]) for project in projects]
+        return [(resource["type"], resource.get("id", "")) for state in states for resource in state]
+
+    def exports(self) -> dict[str, Outputs | None]:
+        """Return what each project exported when this engine was made; None where it was not deployed."""
+        return {project: scratch.exported(state) for project, state in self._exported.items()}
+
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
-        """Deploy, preview or destroy one stack, or look for drift in it.
+        """Deploy or destroy one stack, or look for drift in it.
 
         A lock and unfinished creations that a killed update of this host left behind are dealt with first.
 
@@ -144,43 +181,115 @@ class Engine:
             operation: What to do.
             refresh: Whether to look first at what is really there, rather than trust the state.
         """
-        report = Report(project)
-        started = monotonic()
-        steps: dict[str, set[str]] = {}
-        shown = False
 
-        def on_event(event: EngineEvent) -> None:
-            nonlocal shown
-            if event.res_outputs_event:
-                step = event.res_outputs_event.metadata
-                if not step.type.startswith("pulumi:"):
-                    steps.setdefault(step.urn, set()).add(step.op.value)
-            if event.diagnostic_event and event.diagnostic_event.severity == "error":
-                shown = True
-            self._on_event(project, event)
+        def act(hear: Hear) -> None:
+            stack = _Stack(self._stack, project, self._command)
+            self._unlocking(project, stack, lambda: self._act(project, stack, operation, hear, refresh=refresh))
 
-        try:
-            if self._states[project] is None:
-                report.outcome = "absent"
-            else:
-                stack = _Stack(self._stack, project, self._command)
-                self._unlocking(project, stack, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
-        except CommandError as error:
-            report.outcome = "failed"
-            report.reason = "see the errors above" if shown else explain(error)
-        except UserError as error:
-            report.outcome = "failed"
-            report.reason = str(error)
-        report.changes = tally(steps)
-        report.seconds = monotonic() - started
-        return report
+        if self._states[project] is None:
+            return Report(project, "absent")
+        drift = operation == "drift"
+        return _reported(project, act, lambda event: self._on_event(project, event), refreshing=drift)
+
+    def tell(self, on_event: OnEvent, say: Callable[[str], None]) -> None:
+        """Tell others from now on what the engine does."""
+        self._on_event, self._say = on_event, say
+
+    def differing(self, preview: Preview, needs: Iterable[str]) -> list[str]:
+        """Return what is no longer as it was when a stack was previewed: its state, its program, what it reads.
+
+        Args:
+            preview: What was found.
+            needs: The projects whose outputs the stack reads, and which are as they are going to be.
+
+        Raises:
+            UserError: The stacks' state can't be reached.
+        """
+        project, needs = preview.report.project, list(needs)
+        with ThreadPoolExecutor() as pool:
+            ask = partial(_ask, self._command, ("stack", "export", "--stack", self._stack))
+            states = dict(zip((project, *needs), pool.map(ask, (project, *needs)), strict=True))
+        found = []
+        if scratch.resources(states[project]) != scratch.resources(self._exported[project]):
+            found.append("its state")
+        if scratch.sources(project) != preview.sources:
+            found.append("its program or settings")
+        for other in needs:
+            planned, actual = preview.exports[other] or {}, scratch.exported(states[other]) or {}
+            found += [
+                f"{other}.{output.path}"
+                for output in changes.outputs(scratch.known(planned), actual)
+                if not scratch.is_unknown(planned.get(output.path))
+            ]
+        return found
+
+    def preview(
+        self,
+        project: str,
+        exports: Mapping[str, Outputs | None],
+        *,
+        refresh: bool = False,
+        destroying: bool = False,
+    ) -> Preview:
+        """Preview the deployment or the destruction of one stack, and write nothing to any state.
+
+        Args:
+            project: The name of the project, which is that of its folder.
+            exports: What each other project exports by then; None where it is not deployed.
+            refresh: Whether to look first at what is really there, rather than trust the state.
+            destroying: Whether the stack is to be destroyed.
+        """
+        state = self._states[project] or {}
+        outputs = scratch.exported(self._exported[project]) or {}
+        preview = Preview(Report(project), [], outputs, [], exports, scratch.sources(project))
+
+        def recover(stack: Stack) -> bool:
+            """Do to the copy of the state what a deployment would first do to the state."""
+            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
+                return False
+            preview.notes.append(f"{project}: an update was cut off, or still runs. Shown is what it leaves to do.")
+            return True
+
+        def destroy(hear: Hear) -> None:
+            with scratch.backend(self._stack, project, self._exported, exports) as folder:
+                stack = _Stack(self._stack, project, self._command, "--ignore-protect", backend=folder)
+                unsure = recover(stack)
+                stack.preview_destroy(on_event=hear, refresh=refresh or unsure)
+
+        def act(hear: Hear) -> None:
+            if not scratch.usable():
+                with protection.refusing(state, project, self._stack, hear) as watch:
+                    _Stack(self._stack, project, self._command).preview(on_event=watch, refresh=refresh)
+                return
+            with scratch.backend(self._stack, project, self._exported, exports) as folder:
+                stack = _Stack(self._stack, project, self._command, backend=folder)
+                unsure = recover(stack)
+                with protection.refusing(state, project, self._stack, hear) as watch:
+                    stack.preview(on_event=watch, refresh=refresh or unsure, plan=str(folder / "plan.json"))
+                plan.update(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+
+        plan: scratch.Json = {}
+        if destroying and self._states[project] is None:
+            preview.report.outcome = "absent"
+            return preview
+        preview.report = _reported(project, destroy if destroying else act, preview.events.append)
+        if plan:
+            now = self.exports()
+            heard = Steps()
+            for event in preview.events:
+                heard.hear(event)
+            preview.outputs = changes.hide(scratch.planned(plan), heard.invented)
+            changed = {other: changes.outputs(now[other] or {}, exports[other] or {}) for other in exports}
+            preview.report.steps = changes.caused(preview.report.steps, plan, changed)
+            preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
+        return preview
 
     def _act(
         self,
         project: str,
         stack: Stack,
         operation: Operation,
-        on_event: Callable[[EngineEvent], None],
+        on_event: Hear,
         *,
         refresh: bool,
     ) -> None:
@@ -188,19 +297,18 @@ class Engine:
             stack.preview_refresh(on_event=on_event)
             return
         state = self._states[project] or {}
-        if operation == "preview":
-            with protection.refusing(state, project, self._stack, on_event) as watch:
-                stack.preview(on_event=watch, refresh=refresh)
-            return
         destroying = operation == "destroy"
-        refresh = self._recover_interrupted_update(project, stack, destroying=destroying) or refresh
+        if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
+            refresh = True
+            what = ", ".join(names)
+            self._say(f"{project}: the last update was cut off. Looking for what it did{what and ' to '}{what}.")
         if destroying:
             stack = _Stack(self._stack, project, self._command, "--ignore-protect")
         elif protection.unprotected(state):
             with protection.refusing(state, project, self._stack, _errors_only(on_event)) as watch:
                 stack.preview(on_event=watch, refresh=refresh)
 
-        def update(hear: Callable[[EngineEvent], None], again: bool) -> None:  # noqa: FBT001
+        def update(hear: Hear, again: bool) -> None:  # noqa: FBT001
             def on_each(event: EngineEvent) -> None:
                 hear(event)
                 on_event(event)
@@ -224,7 +332,7 @@ class Engine:
             self._states[project] = _contents(stack.export_stack())
             action()
 
-    def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> bool:
+    def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> list[str] | None:
         """Find out what became of the operations that an update of the stack had begun when it was cut off.
 
         Args:
@@ -233,20 +341,54 @@ class Engine:
             destroying: Whether it is to be destroyed, so that nothing may be forgotten.
 
         Returns:
-            Whether there were any, so that only a refresh makes the state true.
+            The names of what is to be looked for, by a refresh; None where there were no such operations.
         """
         if not (self._states[project] or {}).get("pending_operations"):
-            return False
+            return None
         # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
         stack.refresh()
         state = stack.export_stack()
-        names = ", ".join(recovery.resolve_pending_creates(_contents(state), destroying=destroying))
-        self._say(f"{project}: the last update was cut off. Looking for what it did{names and ' to '}{names}.")
+        names = recovery.resolve_pending_creates(_contents(state), destroying=destroying)
         stack.import_stack(state)
-        return True
+        return names
 
 
-def _errors_only(on_event: Callable[[EngineEvent], None]) -> Callable[[EngineEvent], None]:
+def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refreshing: bool = False) -> Report:
+    """Do something to a stack, and return what came of it.
+
+    Args:
+        project: The stack's project.
+        act: Does it, and tells what it is given of the engine's events.
+        on_event: Is told of them too.
+        refreshing: Whether what a refresh finds is to be reported.
+    """
+    report = Report(project)
+    started = monotonic()
+    steps = Steps(refreshing=refreshing)
+    shown = False
+
+    def hear(event: EngineEvent) -> None:
+        nonlocal shown
+        steps.hear(event)
+        if event.diagnostic_event and event.diagnostic_event.severity == "error":
+            shown = True
+        on_event(event)
+
+    try:
+        act(hear)
+    except CommandError as error:
+        report.outcome = "failed"
+        report.reason = "see the errors above" if shown else explain(error)
+    except UserError as error:
+        report.outcome = "failed"
+        report.reason = str(error)
+    report.changes = steps.tally
+    report.steps = steps.changes
+    report.seconds = monotonic() - started
+    return report
+
+
+def _errors_only(on_event: Hear) -> Hear:
     """Return what tells ``on_event`` of errors, as what goes well is told when it is done."""
 
     def tell(event: EngineEvent) -> None:
@@ -258,18 +400,6 @@ def _errors_only(on_event: Callable[[EngineEvent], None]) -> Callable[[EngineEve
 
 def _contents(state: Deployment) -> dict[str, Any]:
     return cast("dict[str, Any]", state.deployment or {})
-
-
-def tally(steps: Mapping[str, set[str]]) -> dict[str, int]:
-    """Return how many resources were, by what the engine did to each, created, updated and so on.
-
-    Args:
-        steps: The engine's operations on each resource, by its URN; a replacement takes three.
-    """
-    kinds = ("replace", "create", "update", "delete", "same")
-    of_a_replacement = {"create-replacement": "replace", "delete-replaced": "delete"}
-    done = ({of_a_replacement.get(step, step) for step in resource} for resource in steps.values())
-    return dict(Counter(next((kind for kind in kinds if kind in one), "") for one in done if one.intersection(kinds)))
 
 
 def exports(stack: str) -> dict[str, dict[str, Any] | None]:
@@ -305,19 +435,19 @@ def _command() -> PulumiCommand:
 
 
 def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
-
-    def ask(project: str) -> Any:  # noqa: ANN401  any JSON
-        try:
-            answer = command.run(list(arguments), str(STACKS / project), {})
-        except StackNotFoundError:
-            return None
-        except CommandError as error:
-            raise UserError(f"{project}: {explain(error)}.") from error
-        return json.loads(answer.stdout)
-
     projects = order(dependencies())
     with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(ask, projects), strict=True))
+        return dict(zip(projects, pool.map(partial(_ask, command, arguments), projects), strict=True))
+
+
+def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> Any:  # noqa: ANN401  any JSON
+    try:
+        answer = command.run(list(arguments), str(STACKS / project), {})
+    except StackNotFoundError:
+        return None
+    except CommandError as error:
+        raise UserError(f"{project}: {explain(error)}.") from error
+    return json.loads(answer.stdout)
 
 
 def explain(error: CommandError) -> str:

@@ -3,8 +3,9 @@
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 
+from xfarm.errors import UserError
 from xfarm.paths import STACKS
 
 Graph = Mapping[str, Iterable[str]]
@@ -12,8 +13,23 @@ Graph = Mapping[str, Iterable[str]]
 
 
 def dependencies() -> dict[str, list[str]]:
-    """Return each project and the projects whose outputs it reads, as declared in `stacks/stacks.toml`."""
-    return tomllib.loads((STACKS / "stacks.toml").read_text(encoding="utf-8"))
+    """Return each project with those whose outputs it reads, as declared in `stacks/stacks.toml`.
+
+    Raises:
+        UserError: It names a stack that it doesn't declare, or stacks that need each other.
+    """
+    graph: dict[str, list[str]] = tomllib.loads((STACKS / "stacks.toml").read_text(encoding="utf-8"))
+    for project, needs in graph.items():
+        if unknown := sorted(set(needs) - graph.keys()):
+            raise UserError(
+                f"stacks/stacks.toml has no stack '{unknown[0]}', which '{project}' needs: add a line for it."
+            )
+    try:
+        order(graph)
+    except CycleError as error:
+        cycle = " needs ".join(f"'{project}'" for project in reversed(error.args[1]))
+        raise UserError(f"the stacks in stacks/stacks.toml need each other ({cycle}): remove one of these.") from error
+    return graph
 
 
 def dependents(graph: Graph) -> dict[str, list[str]]:

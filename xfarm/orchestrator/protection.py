@@ -1,4 +1,4 @@
-"""Keeps an update from deleting what holds people's files: only `destroy` deletes that.
+"""Keeps an update from deleting what holds people's files or messages: only `destroy` deletes that.
 
 Such resources are declared with Pulumi's resource option ``protect``, so the engine itself refuses to replace or delete
 them. It does so only where its state says the same, and that of version 0.1.0 does not: there the steps of a preview
@@ -7,27 +7,38 @@ tell what the update would do ("protect" in Pulumi's documentation of the resour
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pulumi.automation import CommandError, EngineEvent
 
 from xfarm.errors import UserError
 
-HOLDING_FILES: Final = {"aws:s3/bucket:Bucket": "the bucket '{}' and all files in it"}
-"""The types of the resources that hold files, and what is lost with one of them."""
+
+class _Data(NamedTuple):
+    """What a resource holds, and where its name is set."""
+
+    resource: str
+    contents: str
+    name_in: str
+
+
+HOLDING_DATA: Final = {
+    "aws:s3/bucket:Bucket": _Data("bucket", "files", "stacks/{project}/Pulumi.{stack}.yaml"),
+    "aws:sqs/queue:Queue": _Data("queue", "messages", "shared/names.py"),
+}
+"""The types of the resources that hold files or messages."""
 
 _DELETING: Final = {"delete", "delete-replaced", "replace", "create-replacement"}
 
 
 def unprotected(deployment: Mapping[str, Any]) -> bool:
-    """Return whether the engine would let go of something that holds files.
+    """Return whether the engine would let go of something that holds files or messages.
 
     Args:
         deployment: The state as ``pulumi stack export`` gives it.
     """
     return any(
-        resource["type"] in HOLDING_FILES and not resource.get("protect")
-        for resource in deployment.get("resources", [])
+        resource["type"] in HOLDING_DATA and not resource.get("protect") for resource in deployment.get("resources", [])
     )
 
 
@@ -35,7 +46,7 @@ def unprotected(deployment: Mapping[str, Any]) -> bool:
 def refusing(
     deployment: Mapping[str, Any], project: str, stack: str, on_event: Callable[[EngineEvent], None]
 ) -> Iterator[Callable[[EngineEvent], None]]:
-    """Refuse, in one sentence, an update that would delete something that holds files.
+    """Refuse, in one sentence, an update that would delete something that holds files or messages.
 
     Args:
         deployment: The state before the update.
@@ -50,20 +61,22 @@ def refusing(
         UserError: Something would be lost.
     """
     ids = {resource.get("urn"): resource.get("id", "") for resource in deployment.get("resources", [])}
-    lost: dict[str, None] = {}
+    lost: dict[str, _Data] = {}
 
     def note(kind: str, name: str) -> None:
-        lost[HOLDING_FILES[kind].format(name)] = None
+        data = HOLDING_DATA[kind]
+        # A queue's id is its URL.
+        lost[f"the {data.resource} '{name.rpartition('/')[2]}' and all {data.contents} in it"] = data
 
     def watch(event: EngineEvent) -> None:
         if event.resource_pre_event:
             step = event.resource_pre_event.metadata
-            if step.type in HOLDING_FILES and step.op.value in _DELETING:
+            if step.type in HOLDING_DATA and step.op.value in _DELETING:
                 note(step.type, step.old.id if step.old else ids.get(step.urn, ""))
         elif event.diagnostic_event and "protect" in event.diagnostic_event.message:
             urn = event.diagnostic_event.urn or ""
             kind = _type(urn)
-            if kind in HOLDING_FILES and event.diagnostic_event.severity == "error":
+            if kind in HOLDING_DATA and event.diagnostic_event.severity == "error":
                 note(kind, ids.get(urn, ""))
                 return  # the engine's advice is to take the protection away, which would be to lose the files
         on_event(event)
@@ -74,9 +87,11 @@ def refusing(
         if not lost:
             raise
     if lost:
+        name_in, contents = ({getattr(data, name): None for data in lost.values()} for name in ("name_in", "contents"))
+        place = " and ".join(name_in).format(project=project, stack=stack)
         raise UserError(
             f"{' and '.join(lost)} would be deleted, and only destroy may do that: undo the change of its name (in "
-            f"stacks/{project}/Pulumi.{stack}.yaml) or of the program, or, where the files may go, run "
+            f"{place}) or of the program, or, where the {' and '.join(contents)} may go, run "
             f"'xfarm destroy {stack}' first"
         )
 

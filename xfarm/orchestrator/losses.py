@@ -1,0 +1,57 @@
+"""Counts the files and messages that a destruction deletes."""
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Final
+
+from botocore.exceptions import ClientError
+
+from xfarm.aws_errors import explain
+from xfarm.operations.pipeline import counts
+from xfarm.orchestrator import recovery
+
+LIMIT_S: Final = 10
+"""The number of seconds after which the files of a bucket are no longer counted."""
+
+_GONE: Final = {"NoSuchBucket", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
+"""AWS's error codes for a bucket or a queue that was deleted by hand."""
+
+
+def losses(resources: Iterable[tuple[str, str]], clock: Callable[[], float] = monotonic) -> list[str]:
+    """Return a line for each bucket and each queue that holds something.
+
+    Args:
+        resources: The types and ids of the resources to be deleted.
+        clock: Returns a time in seconds.
+    """
+    lines = []
+    for kind, identity in resources:
+        name = identity.rpartition("/")[2]
+        try:
+            if kind == "aws:s3/bucket:Bucket" and (files := _files(identity, clock)):
+                lines.append(f"the bucket '{name}' with {files}")
+            elif kind == "aws:sqs/queue:Queue" and (number := _messages(identity)):
+                lines.append(f"the queue '{name}' with {number:,} {'message' if number == 1 else 'messages'}")
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") not in _GONE:
+                lines.append(f"'{name}', with contents that can't be counted: {explain(error)}")
+    return lines
+
+
+def _messages(queue_url: str) -> int:
+    found = counts(queue_url)
+    return found.waiting + found.in_flight
+
+
+def _files(bucket: str, clock: Callable[[], float]) -> str:
+    """Return how many files a bucket has, and how many bytes; nothing if it has none."""
+    number = size = 0
+    end, more = clock() + LIMIT_S, ""
+    for page in recovery.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        contents = page.get("Contents", [])
+        number += len(contents)
+        size += sum(item["Size"] for item in contents)
+        if page["IsTruncated"] and clock() > end:
+            more = "more than "
+            break
+    return f"{more}{number:,} {'file' if number == 1 else 'files'} ({size:,} bytes)" if number else ""
