@@ -9,8 +9,8 @@ from hypothesis import settings
 from tests.support.aws import Aws
 
 # The same examples in each run; `nox -s stress` tries others and more.
-settings.register_profile("tests", derandomize=True, database=None)
-settings.register_profile("stress", max_examples=1000)
+settings.register_profile("tests", derandomize=True, database=None, deadline=None)
+settings.register_profile("stress", max_examples=1000, deadline=None)
 settings.load_profile("tests")
 
 
