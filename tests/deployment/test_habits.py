@@ -1,6 +1,6 @@
-"""The real stacks on an AWS with its habits: deployed, changed, destroyed. docs/habits.md lists them.
+"""The real stacks, deployed, changed and destroyed on an emulator with AWS's habits (docs/habits.md).
 
-Two accounts share the habits among them, at the same time, as a deployment takes a minute whatever its habits are.
+The habits are divided between two accounts, which run in parallel, because a deployment takes a minute in any case.
 """
 
 import json
@@ -31,11 +31,11 @@ from xfarm.orchestrator import refusals
 refusals.WAITS_S = (0, 0, 0, 0)
 xfarm()
 """
-"""The orchestrator, without the waits that an AWS needs which does not count requests instead of seconds."""
+"""The orchestrator without waits: the habits here end after a number of requests, not after a time."""
 
 EMAIL = "ops@example.org"
 GROUP = f"/aws/lambda/{names.FUNCTION}"
-THERE = {
+EXPECTED = {
     "buckets": ["xfarm-bucket-01"],
     "queues": [names.DEAD_LETTER_QUEUE, names.MAIN_QUEUE],
     "topics": [names.ALARM_TOPIC],
@@ -53,11 +53,11 @@ THERE = {
     "policies": ["role-consume-queue", "role-makes-no-log-groups"],
     "attached": ["AWSLambdaBasicExecutionRole", "AmazonS3FullAccess"],
 }
-"""All that there is to be after a deployment, each once."""
+"""The contents of an account after a deployment."""
 
 
-def there(checkout: Checkout) -> dict[str, list[str]]:
-    """Return what is in an account, by the last part of each name; a log group's name is all of it."""
+def contents(checkout: Checkout) -> dict[str, list[str]]:
+    """Return the contents of an account, by the last part of each name; log groups by the whole name."""
     return {
         kind: sorted(each if kind == "groups" else re.split(r"[:/]", each)[-1] for each in found)
         for kind, found in stress.contents(checkout).items()
@@ -66,25 +66,25 @@ def there(checkout: Checkout) -> dict[str, list[str]]:
 
 @dataclass
 class Account:
-    """An account with habits, and what the commands said that were run on it, by what they were for."""
+    """An account with habits, the result of each command run on it, and the contents found, by step."""
 
     checkout: Checkout
     proxy: FaultyAws
     habits: dict[type[Habit], Habit]
-    said: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
+    results: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict)
     found: dict[str, Any] = field(default_factory=dict)
 
     def run(self, step: str, *arguments: str) -> None:
-        """Run the orchestrator, and note what it said, and what is there afterwards."""
-        self.said[step] = self.checkout.run(*arguments, module="impatient")
-        self.found[step] = there(self.checkout)
+        """Run the orchestrator, and record its result and the contents of the account afterwards."""
+        self.results[step] = self.checkout.run(*arguments, module="impatient")
+        self.found[step] = contents(self.checkout)
 
     def status(self) -> str:
-        """Return what ``status`` says, on one line."""
+        """Return the output of `status` on one line."""
         return " ".join(self.checkout.run("status").stdout.split())
 
     def configure(self, **settings: object) -> None:
-        """Change what every stack can change without half a minute's wait."""
+        """Change settings of all stacks that the provider applies without waiting for half a minute."""
         self.checkout.configure("storage", "local", inputPrefix="drop/")
         self.checkout.configure("messaging", "local", **settings)
         self.checkout.configure("compute", "local", memorySize=512, logRetentionDays=7)
@@ -93,7 +93,7 @@ class Account:
 
 
 def settled(account: Account) -> None:
-    """Deploy where things settle slowly, and a notification is refused for longer than anybody has patience."""
+    """Deploy where changes propagate slowly, and a notification is refused for longer than the retries last."""
     young = cast("habits.Refusing", account.habits[habits.NotificationForAYoungPolicy])
     young.times = 1000
     account.run("refused", "deploy")
@@ -106,33 +106,33 @@ def settled(account: Account) -> None:
 
 
 def crowded(account: Account) -> None:
-    """Deploy where answers are lost, late or refused; a log group is there, somebody makes the role again by hand."""
+    """Deploy where responses are lost, late or refused, a log group exists, and somebody recreates the role by hand."""
     account.checkout.client("logs").create_log_group(logGroupName=GROUP)
     account.run("deploy", "deploy")
     account.found["group"] = log_group(account.checkout)
-    make_role_again(account.checkout)
+    recreate_role(account.checkout)
     account.found["broken"] = invoke(account.checkout)
     account.configure(alarmEmail=EMAIL)
     account.run("change", "deploy", "--refresh")
-    account.found["mended"] = invoke(account.checkout)
+    account.found["repaired"] = invoke(account.checkout)
     account.found["pending"] = account.status()
     account.run("again", "preview", "--json")
-    unconfirmed(account.checkout)
+    expire_subscription(account.checkout)
     account.found["gone"] = account.status()
-    account.run("asked again", "deploy", "--refresh")
+    account.run("confirmation again", "deploy", "--refresh")
     account.found["pending again"] = account.status()
     account.run("destroy", "destroy")
 
 
 def log_group(checkout: Checkout) -> dict[str, Any]:
-    """Return retention and tags of the function's log group."""
+    """Return the retention and the tags of the function's log group."""
     logs = checkout.client("logs")
     (group,) = logs.describe_log_groups(logGroupNamePrefix=GROUP)["logGroups"]
     return {"retention": group.get("retentionInDays"), "tags": logs.list_tags_log_group(logGroupName=GROUP)["tags"]}
 
 
-def make_role_again(checkout: Checkout) -> None:
-    """Delete the function's role, and make it again with the same name and policies, as a person in a panic does."""
+def recreate_role(checkout: Checkout) -> None:
+    """Delete the function's role, and create it again by hand with the same name and policies."""
     iam, name = checkout.client("iam"), names.FUNCTION_ROLE
     role = iam.get_role(RoleName=name)["Role"]
     attached = [each["PolicyArn"] for each in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]]
@@ -155,13 +155,13 @@ def make_role_again(checkout: Checkout) -> None:
 
 
 def invoke(checkout: Checkout) -> str:
-    """Call the function with no message, and return what it answers."""
+    """Invoke the function without a message, and return its response."""
     answer = checkout.client("lambda").invoke(FunctionName=names.FUNCTION, Payload=b'{"Records": []}')
     return answer["Payload"].read().decode()
 
 
-def unconfirmed(checkout: Checkout) -> None:
-    """Let 48 hours pass in which nobody confirms the subscription."""
+def expire_subscription(checkout: Checkout) -> None:
+    """Delete the subscription, as SNS does if nobody confirms it within 48 hours."""
     sns = checkout.client("sns")
     (subscription,) = sns.list_subscriptions()["Subscriptions"]
     sns.confirm_subscription(
@@ -202,7 +202,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Acc
         checkout = checkouts[story]
         (checkout.root / "impatient.py").write_text(IMPATIENT, encoding="utf-8")
         assert checkout.run("emulator", "start").returncode == 0
-        # As many as the provider has by default: several habits may meet one request.
+        # The provider's default, as one request may meet several habits.
         with between(checkout, "storage", "messaging", "compute", retries=25) as proxy:
             met = {habit: habit(checkout.client) for habit in STORIES[story]}
             proxy.habits = list(met.values())
@@ -228,28 +228,28 @@ def test_each_habit_was_met(accounts: dict[str, Account], story: str, habit: typ
 
 
 @pytest.mark.parametrize("story", ["settled", "crowded"])
-def test_the_stacks_are_deployed_changed_and_destroyed_on_them(accounts: dict[str, Account], story: str) -> None:
+def test_the_stacks_are_deployed_changed_and_destroyed(accounts: dict[str, Account], story: str) -> None:
     account = accounts[story]
     for step in ("deploy", "change", "again", "destroy"):
-        assert account.said[step].returncode == 0, account.said[step].stdout + account.said[step].stderr
-        assert "Warning" not in account.said[step].stderr
-    assert account.found["deploy"] == THERE
-    assert account.found["change"] == THERE
+        assert account.results[step].returncode == 0, account.results[step].stdout + account.results[step].stderr
+        assert "Warning" not in account.results[step].stderr
+    assert account.found["deploy"] == EXPECTED
+    assert account.found["change"] == EXPECTED
     assert {kind: found for kind, found in account.found["destroy"].items() if found} == {}
-    planned = json.loads(account.said["again"].stdout)
+    planned = json.loads(account.results["again"].stdout)
     assert [set(stack["changes"]) for stack in planned] == [{"same"}] * 3, planned
 
 
-def test_only_what_the_provider_does_not_ask_again_for_is_asked_again_by_the_orchestrator(
+def test_the_orchestrator_retries_only_what_the_provider_does_not(
     accounts: dict[str, Account],
 ) -> None:
     account = accounts["settled"]
-    said = "".join(account.said[step].stdout for step in ("refused", "deploy", "change", "destroy"))
-    assert set(re.findall(r"'[\w-]+' as (the .+?)(?=, '|\. It is asked again)", said)) == {
-        "the queue's policy is not known everywhere yet",
-        "the role is being changed elsewhere",
-        "the role is not known everywhere yet",
-        "the function is still being changed",
+    said = "".join(account.results[step].stdout for step in ("refused", "deploy", "change", "destroy"))
+    assert set(re.findall(r"'[\w-]+' because (.+?)(?=, '|\. Retrying in)", said)) == {
+        "the queue's policy has not propagated yet",
+        "another request is changing the role",
+        "the role has not propagated yet",
+        "another change of the function is in progress",
     }
     assert [habit for habit in account.habits if habit.handled_by == "orchestrator"] == [
         habits.NotificationForAYoungPolicy,
@@ -259,26 +259,26 @@ def test_only_what_the_provider_does_not_ask_again_for_is_asked_again_by_the_orc
     ]
 
 
-def test_what_is_refused_for_longer_is_named_with_its_stack_and_done_by_the_next_run(
+def test_a_longer_refusal_is_reported_with_its_stack_and_the_next_run_succeeds(
     accounts: dict[str, Account],
 ) -> None:
-    refused = accounts["settled"].said["refused"]
+    refused = accounts["settled"].results["refused"]
     assert refused.returncode == 1
-    assert refused.stdout.count("AWS refuses 'bucket-notification' as the queue's policy is not known everywhere") == 4
+    assert refused.stdout.count("AWS refuses 'bucket-notification' because the queue's policy has not propagated") == 4
     assert "messaging bucket-notification" in refused.stdout
     assert "Unable to validate the following destination configurations" in refused.stdout
     assert "messaging failed: see the errors above." in refused.stdout
 
 
-def test_a_log_group_that_is_there_already_is_taken_over(accounts: dict[str, Account]) -> None:
+def test_an_existing_log_group_is_taken_over(accounts: dict[str, Account]) -> None:
     account = accounts["crowded"]
     tags = {"Application": "xfarm-pipeline", "PulumiProject": "compute", "PulumiStack": "local"}
     assert account.found["group"] == {"retention": 14, "tags": tags}
 
 
-def test_what_was_made_though_the_answer_was_lost_is_taken_over(accounts: dict[str, Account]) -> None:
-    said = accounts["crowded"].said["deploy"].stdout
-    taken = re.findall(r"already there, and taken over: (.+)\.", said)
+def test_resources_whose_creation_got_no_response_are_taken_over(accounts: dict[str, Account]) -> None:
+    said = accounts["crowded"].results["deploy"].stdout
+    taken = re.findall(r"taking over existing resources: (.+)\.", said)
     assert {name for names in taken for name in names.split(", ")} == {
         "bucket",
         "event-source-mapping",
@@ -287,41 +287,41 @@ def test_what_was_made_though_the_answer_was_lost_is_taken_over(accounts: dict[s
     }
 
 
-def test_a_role_made_again_by_hand_gets_its_function_made_again(accounts: dict[str, Account]) -> None:
+def test_the_function_of_a_role_recreated_by_hand_is_replaced(accounts: dict[str, Account]) -> None:
     account = accounts["crowded"]
     assert "KMSAccessDeniedException" in account.found["broken"]
-    assert json.loads(account.found["mended"]) == {"batchItemFailures": []}
-    assert "± compute    function" in account.said["change"].stdout
+    assert json.loads(account.found["repaired"]) == {"batchItemFailures": []}
+    assert "± compute    function" in account.results["change"].stdout
 
 
-def test_an_address_that_has_not_confirmed_is_shown_and_asked_again(accounts: dict[str, Account]) -> None:
+def test_an_unconfirmed_address_is_shown_and_mailed_again(accounts: dict[str, Account]) -> None:
     account = accounts["crowded"]
     for step in ("pending", "pending again"):
         assert f"mails nothing yet: {EMAIL} must follow the link in AWS's mail" in account.found[step]
     assert "'xfarm deploy local --refresh'" in account.found["gone"]
-    assert "+ messaging  alarm-email" in account.said["asked again"].stdout
+    assert "+ messaging  alarm-email" in account.results["confirmation again"].stdout
 
 
-# Late log lines, on a pipeline that is made within a second
+# Late log lines, on a pipeline that is created within a second
 
 
-def test_a_function_makes_its_log_group_only_where_its_role_may(tmp_path: Path) -> None:
+def test_a_function_creates_its_log_group_only_if_its_role_may(tmp_path: Path) -> None:
     with running(private_emulator(tmp_path / "emulator")):
         pipeline = create_pipeline(visibility_s=60)
         logs, iam, lambdas = boto3.client("logs"), boto3.client("iam"), boto3.client("lambda")
 
-        def groups_after_a_call() -> list[str]:
+        def groups_after_an_invocation() -> list[str]:
             lambdas.invoke(FunctionName=pipeline.function_name, Payload=b'{"Records": []}')
             return [group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]]
 
-        assert groups_after_a_call() == [GROUP]
+        assert groups_after_an_invocation() == [GROUP]
         logs.delete_log_group(logGroupName=GROUP)
-        assert groups_after_a_call() == []
+        assert groups_after_an_invocation() == []
         iam.delete_role_policy(RoleName=names.FUNCTION_ROLE, PolicyName="role-makes-no-log-groups")
-        assert eventually(groups_after_a_call, seconds=10) == [GROUP]
+        assert eventually(groups_after_an_invocation, seconds=10) == [GROUP]
 
 
-# What is written about them
+# Documentation
 
 
 def text(path: str) -> str:
@@ -329,7 +329,7 @@ def text(path: str) -> str:
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """Return what docs/habits.md says of each habit: its source, and who deals with it."""
+    """Return each habit's source and what handles it, from docs/habits.md."""
     rows = re.findall(r"^\| ([^|]+?) \| [^|]+ \| ([^|]+?) \| (\w+)[^|]* \|$", text("docs/habits.md"), re.MULTILINE)
     return {
         habit: (re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", source), who) for habit, source, who in rows if habit != "habit"

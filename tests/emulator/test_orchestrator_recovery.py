@@ -1,4 +1,4 @@
-"""Which locks are released, and what becomes of operations that were cut off."""
+"""Which locks are released, and how operations that were cut off are resolved."""
 
 import os
 import socket
@@ -21,16 +21,18 @@ HOST = socket.gethostname()
 
 
 def dead() -> int:
-    """Return the number of a process that has ended."""
+    """Return the ID of a process that has ended."""
     process = subprocess.Popen(["true"])
     process.wait()
     return process.pid
 
 
 def conflict(*locks: tuple[str, str, int]) -> str:
-    """What Pulumi says of locks, each given by its URL, its host and its process."""
-    told = "".join(f"\n  {url}: created by anna@{host} (pid {pid}) at 2026-11-24T12:00:00Z" for url, host, pid in locks)
-    return f"code: 255\nstderr: error: the stack is currently locked by {len(locks)} lock(s). Either wait{told}\n"
+    """Return Pulumi's error about locks, each given by its URL, host and process ID."""
+    listed = "".join(
+        f"\n  {url}: created by anna@{host} (pid {pid}) at 2026-11-24T12:00:00Z" for url, host, pid in locks
+    )
+    return f"code: 255\nstderr: error: the stack is currently locked by {len(locks)} lock(s). Either wait{listed}\n"
 
 
 @pytest.fixture
@@ -48,19 +50,19 @@ def test_the_lock_of_a_dead_process_of_this_host_is_released(lock: Path) -> None
 
 
 @pytest.mark.parametrize("owner", [(HOST, os.getpid()), (HOST, 1), ("elsewhere", dead())])
-def test_no_lock_is_released_whose_owner_may_live(lock: Path, owner: tuple[str, int]) -> None:
+def test_a_lock_is_kept_if_its_owner_may_be_alive(lock: Path, owner: tuple[str, int]) -> None:
     assert recovery.release(conflict((lock.as_uri(), *owner))) == []
     assert lock.exists()
 
 
-def test_a_dead_process_s_lock_stays_beside_a_living_one_s(lock: Path) -> None:
+def test_no_lock_is_released_if_one_of_the_owners_is_alive(lock: Path) -> None:
     text = conflict((lock.as_uri(), HOST, dead()), ("file:///elsewhere/lock.json", HOST, os.getpid()))
     assert recovery.release(text) == []
     assert lock.exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux keeps such processes")
-def test_a_process_that_nobody_has_buried_is_dead(lock: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_zombie_counts_as_dead(lock: Path) -> None:
     process = subprocess.Popen(["true"])
     while "Z" not in Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]:
         time.sleep(0.01)
@@ -73,7 +75,7 @@ def test_a_conflict_without_a_lock_releases_nothing(text: str) -> None:
     assert recovery.release(text) == []
 
 
-def test_a_lock_in_a_place_that_is_not_known_stays() -> None:
+def test_a_lock_in_another_backend_is_kept() -> None:
     assert recovery.release(conflict(("gs://bucket/.pulumi/locks/lock.json", HOST, dead()))) == []
 
 
@@ -83,7 +85,7 @@ def test_a_lock_in_a_folder_of_any_name_is_released(tmp_path: Path, name: str) -
     lock.parent.mkdir()
     lock.touch()
     pid = dead()
-    # As the engine puts it: the URL of the backend, with a parameter of its own.
+    # The engine adds a parameter to the backend's URL.
     assert recovery.release(conflict((f"{lock.as_uri()}?no_tmp_dir=true", HOST, pid))) == [str(pid)]
     assert not lock.exists()
 
@@ -104,7 +106,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("account")
-def test_a_lock_in_a_bucket_stays_as_another_machine_may_have_the_same_name() -> None:
+def test_a_lock_in_a_bucket_is_kept_as_another_machine_may_have_the_same_name() -> None:
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_object(Bucket="state", Key="locks/of the dead.json")
@@ -121,7 +123,7 @@ def state(kind: str, name: str, /, **inputs: str) -> dict[str, Any]:
     return {"urn": urn(kind, name), "custom": True, "type": kind, "inputs": inputs}
 
 
-def settled(
+def resolved(
     *pending: tuple[str, dict[str, Any]], resources: list[dict[str, Any]], destroying: bool = False
 ) -> dict[str, Any]:
     deployment = {
@@ -147,12 +149,12 @@ ROLE = "aws:iam/role:Role"
     ],
 )
 def test_a_creation_becomes_a_resource_to_look_for(kind: str, inputs: dict[str, str], identity: str) -> None:
-    (found,) = settled(("creating", state(kind, "it", **inputs)), resources=[])["resources"]
+    (found,) = resolved(("creating", state(kind, "it", **inputs)), resources=[])["resources"]
     assert found == state(kind, "it", **inputs) | {"id": identity, "outputs": {}}
 
 
 @pytest.mark.parametrize("project", dependencies())
-def test_every_type_of_the_stacks_says_what_becomes_of_an_interrupted_creation(project: str) -> None:
+def test_every_type_of_the_stacks_is_in_the_table(project: str) -> None:
     settings = {"alarmEmail": "ops@example.org", "s3Access": "scoped"}
     for token in stack_program.run(project, settings, upstream=stack_program.UPSTREAM).types.values():
         assert token in recovery.INTERRUPTED, f"add a line for {token} to INTERRUPTED in xfarm/orchestrator/recovery.py"
@@ -161,7 +163,7 @@ def test_every_type_of_the_stacks_says_what_becomes_of_an_interrupted_creation(p
 @pytest.mark.parametrize("operation", ["updating", "deleting"])
 def test_an_update_or_deletion_leaves_the_resource_as_it_was(operation: str) -> None:
     role = state(ROLE, "it", name="role") | {"id": "role", "outputs": {"arn": "arn"}}
-    assert settled((operation, role), resources=[dict(role)])["resources"] == [role]
+    assert resolved((operation, role), resources=[dict(role)])["resources"] == [role]
 
 
 @pytest.mark.usefixtures("account")
@@ -173,25 +175,25 @@ def test_an_update_or_deletion_leaves_the_resource_as_it_was(operation: str) -> 
         ("aws:s3/bucketNotification:BucketNotification", {"bucket": "b"}, "b"),
     ],
 )
-def test_a_creation_that_can_be_repeated_is_looked_for_only_before_the_end(
+def test_a_repeatable_creation_is_looked_for_only_before_a_destruction(
     kind: str, inputs: dict[str, str], identity: str
 ) -> None:
     boto3.client("sns").create_topic(Name="made")
     creation = ("creating", state(kind, "it", **inputs))
-    assert settled(creation, resources=[])["resources"] == []
-    assert [found["id"] for found in settled(creation, resources=[], destroying=True)["resources"]] == [identity]
+    assert resolved(creation, resources=[])["resources"] == []
+    assert [found["id"] for found in resolved(creation, resources=[], destroying=True)["resources"]] == [identity]
 
 
 @pytest.mark.usefixtures("account")
-def test_a_topic_that_was_not_made_is_forgotten_even_then() -> None:
+def test_a_topic_that_was_not_created_is_dropped_before_a_destruction() -> None:
     creation = ("creating", state("aws:sns/topic:Topic", "it", name="never"))
-    assert settled(creation, resources=[], destroying=True)["resources"] == []
+    assert resolved(creation, resources=[], destroying=True)["resources"] == []
 
 
-def test_a_replacement_stands_before_the_one_that_is_still_to_be_deleted() -> None:
+def test_a_replacement_comes_before_a_predecessor_that_is_yet_to_be_deleted() -> None:
     old = state(ROLE, "it", name="old") | {"id": "old"}
     later = state(ROLE, "later", name="later") | {"id": "later", "dependencies": [old["urn"]]}
-    resources = settled(("creating", state(ROLE, "it", name="new")), resources=[old, later])["resources"]
+    resources = resolved(("creating", state(ROLE, "it", name="new")), resources=[old, later])["resources"]
     assert [(resource["id"], resource.get("delete", False)) for resource in resources] == [
         ("new", False),
         ("old", True),
@@ -199,10 +201,10 @@ def test_a_replacement_stands_before_the_one_that_is_still_to_be_deleted() -> No
     ]
 
 
-def test_a_replacement_takes_the_place_of_one_that_was_deleted_before_it() -> None:
+def test_a_replacement_takes_the_position_of_a_deleted_predecessor() -> None:
     old = state(ROLE, "it", name="same") | {"id": "same", "pendingReplacement": True}
     later = state(ROLE, "later", name="later") | {"id": "later", "dependencies": [old["urn"]]}
-    resources = settled(("creating", state(ROLE, "it", name="same")), resources=[old, later])["resources"]
+    resources = resolved(("creating", state(ROLE, "it", name="same")), resources=[old, later])["resources"]
     assert [(resource["id"], resource.get("pendingReplacement", False)) for resource in resources] == [
         ("same", False),
         ("later", False),
@@ -210,28 +212,28 @@ def test_a_replacement_takes_the_place_of_one_that_was_deleted_before_it() -> No
 
 
 @pytest.mark.usefixtures("account")
-def test_a_bucket_is_taken_up_only_where_it_is_ours_and_empty() -> None:
+def test_a_bucket_is_found_only_if_it_is_in_the_account_and_empty() -> None:
     creation = ("creating", state("aws:s3/bucket:Bucket", "it", bucket="made"))
-    assert settled(creation, resources=[])["resources"] == []
+    assert resolved(creation, resources=[])["resources"] == []
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="made", CreateBucketConfiguration={"LocationConstraint": REGION})
-    assert [resource["id"] for resource in settled(creation, resources=[])["resources"]] == ["made"]
+    assert [resource["id"] for resource in resolved(creation, resources=[])["resources"]] == ["made"]
     s3.put_object(Bucket="made", Key="somebody's")
-    assert settled(creation, resources=[])["resources"] == []
+    assert resolved(creation, resources=[])["resources"] == []
 
 
 @pytest.mark.usefixtures("account")
-def test_a_queue_and_what_reads_it_are_found_by_what_they_were_to_be() -> None:
+def test_a_queue_and_its_event_source_mapping_are_found_by_their_inputs() -> None:
     queue = ("creating", state("aws:sqs/queue:Queue", "it", name="made"))
-    assert settled(queue, resources=[])["resources"] == []
+    assert resolved(queue, resources=[])["resources"] == []
     sqs = boto3.client("sqs")
     url = sqs.create_queue(QueueName="made")["QueueUrl"]
-    assert [resource["id"] for resource in settled(queue, resources=[])["resources"]] == [url]
+    assert [resource["id"] for resource in resolved(queue, resources=[])["resources"]] == [url]
 
     arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     kind = "aws:lambda/eventSourceMapping:EventSourceMapping"
     mapping = ("creating", state(kind, "it", eventSourceArn=arn, functionName="reader"))
-    assert settled(mapping, resources=[])["resources"] == []
+    assert resolved(mapping, resources=[])["resources"] == []
     lambdas = boto3.client("lambda")
     lambdas.create_function(
         FunctionName="reader",
@@ -241,4 +243,4 @@ def test_a_queue_and_what_reads_it_are_found_by_what_they_were_to_be() -> None:
         Code={"ZipFile": b"PK\x05\x06" + bytes(18)},  # an empty archive
     )
     made = lambdas.create_event_source_mapping(EventSourceArn=arn, FunctionName="reader")["UUID"]
-    assert [resource["id"] for resource in settled(mapping, resources=[])["resources"]] == [made]
+    assert [resource["id"] for resource in resolved(mapping, resources=[])["resources"]] == [made]

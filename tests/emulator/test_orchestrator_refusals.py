@@ -1,4 +1,4 @@
-"""Which refusals are met with patience, which with a look at what is there, and which with neither."""
+"""Which refusals are retried, which lead to a takeover of an existing resource, and which fail."""
 
 import os
 import threading
@@ -36,17 +36,17 @@ def begun(kind: str, name: str, inputs: dict[str, Any]) -> EngineEvent:
 
 
 def refused(where: str, message: str) -> EngineEvent:
-    said = {"urn": where, "message": message, "severity": "error", "color": "never"}
-    return EngineEvent.from_json({"sequence": 0, "timestamp": 0, "diagnosticEvent": said})
+    error = {"urn": where, "message": message, "severity": "error", "color": "never"}
+    return EngineEvent.from_json({"sequence": 0, "timestamp": 0, "diagnosticEvent": error})
 
 
 class Engine:
-    """An engine of one stack, whose updates go as they are told, one after the other."""
+    """An engine of one stack whose updates emit the given events, and fail if there are any."""
 
     def __init__(self, *updates: list[EngineEvent]) -> None:
         self.updates = list(updates)
         self.refreshed: list[bool] = []
-        self.said: list[str] = []
+        self.notices: list[str] = []
         self.stopping = threading.Event()
         self.state = Deployment(version=3, deployment={})
 
@@ -56,72 +56,72 @@ class Engine:
     def import_stack(self, state: Deployment) -> None:
         self.state = state
 
-    def update(self, hear: Callable[[EngineEvent], None], refresh: bool) -> None:  # noqa: FBT001  as it is called
+    def update(self, record: Callable[[EngineEvent], None], refresh: bool) -> None:  # noqa: FBT001 - as the module calls it
         self.refreshed.append(refresh)
         if events := self.updates.pop(0):
             for event in (*events, refused(STACK, "update failed\n")):
-                hear(event)
+                record(event)
             raise CommandError(CommandResult("", "error: update failed", 255))
 
-    def insist(self) -> None:
-        refusals.insist("compute", cast("Stack", self), self.update, self.said.append, self.stopping)
+    def update_with_retries(self) -> None:
+        refusals.update_with_retries("compute", cast("Stack", self), self.update, self.notices.append, self.stopping)
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "WAITS_S", (0, 0.001))
 
 
-def test_what_is_done_at_once_is_not_done_again() -> None:
+def test_a_successful_update_is_not_repeated() -> None:
     engine = Engine([], [])
-    engine.insist()
+    engine.update_with_retries()
     assert engine.refreshed == [False]
-    assert engine.said == []
+    assert engine.notices == []
 
 
-def test_what_is_refused_for_a_while_is_asked_again_and_said_with_why() -> None:
+def test_a_temporary_refusal_is_retried_with_a_notice_of_the_reason() -> None:
     engine = Engine([refused(urn("n", "notification"), YOUNG), refused(urn("f", "function"), BUSY)], [])
-    engine.insist()
+    engine.update_with_retries()
     assert engine.refreshed == [False, False]
-    (line,) = engine.said
+    (line,) = engine.notices
     assert line == (
-        "compute: AWS refuses 'notification' as the queue's policy is not known everywhere yet, "
-        "'function' as the function is still being changed. It is asked again in 0 s."
+        "compute: AWS refuses 'notification' because the queue's policy has not propagated yet, "
+        "'function' because another change of the function is in progress. Retrying in 0 s."
     )
 
 
 @pytest.mark.parametrize("others", [[], [refused(urn("n", "notification"), YOUNG)]])
-def test_what_is_refused_for_good_fails_at_once_whatever_else_is_refused(others: list[EngineEvent]) -> None:
+def test_a_permanent_refusal_fails_at_once_even_if_others_are_temporary(others: list[EngineEvent]) -> None:
     engine = Engine([*others, refused(urn("r", "role"), DENIED)], [])
     with pytest.raises(CommandError):
-        engine.insist()
+        engine.update_with_retries()
     assert len(engine.refreshed) == 1
-    assert engine.said == []
+    assert engine.notices == []
 
 
-def test_a_program_that_fails_is_not_run_again() -> None:
+def test_a_failed_program_is_not_run_again() -> None:
     engine = Engine([refused(urn("n", "notification"), YOUNG), refused(STACK, "Traceback: ValueError")], [])
     with pytest.raises(CommandError):
-        engine.insist()
+        engine.update_with_retries()
     assert len(engine.refreshed) == 1
 
 
-def test_patience_has_an_end() -> None:
+def test_the_last_retry_reports_the_error() -> None:
     engine = Engine(*[[refused(urn("n", "notification"), YOUNG)]] * 5)
     with pytest.raises(CommandError):
-        engine.insist()
+        engine.update_with_retries()
     assert len(engine.refreshed) == 3
-    assert [line.rpartition("again in ")[2] for line in engine.said] == ["0 s.", "0.001 s."]
+    assert [line.rpartition("Retrying in ")[2] for line in engine.notices] == ["0 s.", "0.001 s."]
 
 
-def test_the_waits_grow_and_are_longer_than_sqs_takes_for_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_waits_grow_and_exceed_the_time_that_sqs_takes_for_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert list(refusals.WAITS_S) == sorted(refusals.WAITS_S)
     assert sum(refusals.WAITS_S) > 60
 
 
 @pytest.mark.parametrize("when", ["before", "while waiting"])
-def test_ctrl_c_ends_the_patience(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_retries(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "WAITS_S", (3600,))
     engine = Engine([refused(urn("n", "notification"), YOUNG)], [])
     if when == "before":
@@ -129,12 +129,12 @@ def test_ctrl_c_ends_the_patience(when: str, monkeypatch: pytest.MonkeyPatch) ->
     else:
         threading.Timer(0.05, engine.stopping.set).start()
     with pytest.raises(CommandError):
-        engine.insist()
+        engine.update_with_retries()
     assert engine.refreshed == [False]
-    assert len(engine.said) == (when != "before")
+    assert len(engine.notices) == (when != "before")
 
 
-# What is there already
+# Resources that exist already
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +215,11 @@ def refusal(kind: str, name: str) -> Refused:
         (FUNCTION, {}, NOW, False),
     ],
 )
-def test_what_is_there_is_taken_over_where_it_was_just_made_for_this_stack_or_is_nobodys_log_group(
+def test_a_new_resource_of_this_stack_or_an_untagged_log_group_is_taken_over(
     kind: str,
     tags: dict[str, str],
     began: timedelta,
-    taken: bool,  # noqa: FBT001
+    taken: bool,  # noqa: FBT001 - a test parameter
     request: pytest.FixtureRequest,
 ) -> None:
     name = "n" + "".join(filter(str.isalnum, request.node.callspec.id)).lower()
@@ -232,9 +232,9 @@ def test_what_is_there_is_taken_over_where_it_was_just_made_for_this_stack_or_is
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(("began", "taken"), [(NOW, True), (LATER, False)])
-def test_a_mapping_which_has_no_tags_is_taken_over_where_it_was_just_made(
+def test_a_new_event_source_mapping_is_taken_over_without_tags(
     began: timedelta,
-    taken: bool,  # noqa: FBT001
+    taken: bool,  # noqa: FBT001 - a test parameter
 ) -> None:
     name = f"mapped-{taken}".lower()
     make(FUNCTION, name, OURS)
@@ -253,20 +253,20 @@ def test_a_mapping_which_has_no_tags_is_taken_over_where_it_was_just_made(
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(("tags", "owner"), [(THEIRS, "prod"), (OURS, "local")])
-def test_a_log_group_of_another_stack_or_state_is_left_to_it(tags: dict[str, str], owner: str) -> None:
-    make(GROUP, f"of {owner}".replace(" ", "-"), tags)
-    with pytest.raises(UserError, match=f"'of-{owner}' is there already, and belongs to the stack '{owner}' of"):
+def test_a_log_group_of_another_stack_or_state_is_refused(tags: dict[str, str], owner: str) -> None:
+    make(GROUP, f"of-{owner}", tags)
+    with pytest.raises(UserError, match=f"'of-{owner}' exists already and belongs to the stack '{owner}' of"):
         refusals.take_over({}, [refusal(GROUP, f"of-{owner}")], datetime.now(UTC) + LATER)
 
 
 @pytest.mark.usefixtures("account")
-def test_after_a_look_the_update_goes_on_with_what_was_found() -> None:
+def test_the_update_continues_with_a_resource_taken_over() -> None:
     make(GROUP, "left-behind", {})
     inputs = {"name": "left-behind", "tags": OURS}
     engine = Engine([begun(GROUP, "log-group", inputs), refused(urn(GROUP, "log-group"), EXISTS[GROUP])], [])
-    engine.insist()
+    engine.update_with_retries()
     assert engine.refreshed == [False, True]
-    assert engine.said == ["compute: already there, and taken over: log-group."]
+    assert engine.notices == ["compute: taking over existing resources: log-group."]
     (resource,) = (engine.state.deployment or {})["resources"]
     assert resource == {
         "urn": urn(GROUP, "log-group"),
@@ -280,11 +280,11 @@ def test_after_a_look_the_update_goes_on_with_what_was_found() -> None:
     }
 
 
-def test_what_is_there_and_unknown_fails() -> None:
+def test_an_existing_bucket_of_another_account_fails() -> None:
     kind = "aws:s3/bucket:Bucket"
     engine = Engine(
         [begun(kind, "bucket", {"bucket": "b"}), refused(urn(kind, "bucket"), "BucketAlreadyExists: taken")], []
     )
     with pytest.raises(CommandError):
-        engine.insist()
+        engine.update_with_retries()
     assert len(engine.refreshed) == 1

@@ -30,7 +30,7 @@ def test_a_type_is_found_in_a_program(line: str, token: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("settings", [{}, {"alarmEmail": "ops@example.org", "s3Access": "scoped"}])
-def test_every_type_that_the_stacks_declare_is_found_in_their_sources(settings: dict[str, str]) -> None:
+def test_every_type_of_the_stacks_is_found_in_their_sources(settings: dict[str, str]) -> None:
     found = types_in_use(STACKS, ROOT / "shared")
     for project in dependencies():
         program = stack_program.run(project, settings, upstream=stack_program.UPSTREAM)

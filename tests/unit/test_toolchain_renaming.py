@@ -123,7 +123,7 @@ def test_the_error_for_a_property_with_another_name_in_terraform_names_the_table
     response = provider_pb2.CheckResponse(failures=[provider_pb2.CheckFailure(reason=reason)])
     call("Check", provider_pb2.CheckRequest(urn=urn(token))).rename_response(response)
     assert response.failures[0].reason == (
-        f"{reason} If pulumi_aws calls the property something else, or lets it be left out, add a line for "
+        f"{reason} If the property has another name in pulumi_aws, or is optional there, add a line for "
         "aws_lambda_permission to _SDK_PROPERTIES or _PHYSICAL_NAMES in xfarm/toolchain/aws_types.py."
     )
 

@@ -1,25 +1,20 @@
-"""ministack, with what it lacks of AWS made good.
+"""ministack 1.5.33 with fixes where it differs from AWS.
 
-Of the three protocols of CloudWatch, Terraform's provider speaks the oldest, in which ministack 1.5.33 leaves out an
-alarm's period, statistic, dimensions and actions: every preview would want to set them again.
-
-Of S3's listings, the one of versions overlooks `encoding-type=url`, without which XML can't hold a control character.
-Terraform's provider, which empties a bucket by that listing, takes the `+` in a key for a space, deletes another key,
-and begins again, without end.
-
-Of IAM's wildcards, none matches a line break, which a key may hold. Those of AWS match any character ("IAM JSON policy
-elements: Resource").
-
-Of a function's output, it loses what has not arrived 5 ms after the line before: on a busy machine, the last lines.
-
-Of SQS's actions, it has none of those that move dead letters back to the queue they came from.
-
-Of the queue's messages that a function may not process, as too much runs already, it uses up a receive at once. Lambda
-goes on trying until their visibility timeout has passed. And it receives no more than the function's reserved
-concurrency, which Lambda's pollers don't look at.
-
-Of a function's role, it asks neither whether it may make the log group that is missing, nor whether it is still the
-role that the function was made with. Of a topic's subscribers, it takes those by e-mail for confirmed.
+- CloudWatch: Terraform's provider uses the query protocol, in which ministack omits an alarm's period, statistic,
+  dimensions and actions. Every preview would set them again.
+- S3: ListObjectVersions ignores `encoding-type=url`, without which XML can't contain a control character. Terraform's
+  provider, which empties a bucket with this listing, reads the `+` in a key as a space, deletes the wrong key, and
+  repeats that endlessly.
+- IAM: wildcards don't match a line break, which a key may contain. In AWS they match any character ("IAM JSON policy
+  elements: Resource").
+- Lambda, logs: output is lost if it arrives more than 5 ms after the previous line, such as the last lines on a busy
+  machine. A missing log group is created even if the function's role may not create it.
+- Lambda, concurrency: a throttled batch uses up a receive at once, but Lambda retries it until the visibility timeout
+  of its messages has passed. The reserved concurrency limits how many batches are received, but not in Lambda.
+- Lambda, roles: a function still works after its role was deleted and created again.
+- Lambda, event source mappings: a second one for the same queue and function is accepted.
+- SQS: the actions that redrive dead letters to their source queue are missing.
+- SNS: e-mail subscriptions are confirmed without a confirmation.
 
 Usage: python xfarm/emulator/patched_ministack.py
 """
@@ -43,26 +38,26 @@ from ministack.core.lambda_runtime import Worker
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import cloudwatch, cloudwatch_logs, iam, lambda_svc, s3, sns, sqs
 
-_describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - there is no other way to mend it
+_describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - ministack has no public API for this
 
 
 def describe_alarms(
     params: dict[str, list[str]],
     data: dict[str, Any],
     is_cbor: bool,  # noqa: FBT001 - as ministack calls it
-    is_json: bool = False,  # noqa: FBT001, FBT002
+    is_json: bool = False,  # noqa: FBT001, FBT002 - as ministack calls it
 ) -> tuple[int, dict[str, str], bytes]:
-    """Answer DescribeAlarms: in the query protocol by what the JSON protocol says."""
+    """Answer DescribeAlarms; in the query protocol, with the data of the JSON protocol."""
     if is_cbor or is_json:
         return _describe_alarms(params, data, is_cbor, is_json)
-    asked: dict[str, Any] = {"AlarmNames": [], "AlarmTypes": []}
+    request: dict[str, Any] = {"AlarmNames": [], "AlarmTypes": []}
     for key, value in params.items():
         name, _, index = key.partition(".member.")
         if index:
-            asked[name].append(value[0])
+            request[name].append(value[0])
         else:
-            asked[name] = value[0]
-    _, _, body = _describe_alarms({}, asked, is_cbor=False, is_json=True)
+            request[name] = value[0]
+    _, _, body = _describe_alarms({}, request, is_cbor=False, is_json=True)
     return cloudwatch._xml(  # noqa: SLF001
         200, "DescribeAlarmsResponse", f"<DescribeAlarmsResult>{to_xml(json.loads(body))}</DescribeAlarmsResult>"
     )
@@ -72,11 +67,11 @@ _list_object_versions = s3._list_object_versions  # noqa: SLF001
 
 
 def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-    """Answer ListObjectVersions, with the keys encoded where that is asked for, as in ministack's other listings."""
+    """Answer ListObjectVersions, with encoded keys if requested, as in ministack's other listings."""
     status, headers, body = _list_object_versions(bucket, query)
     if s3._qp(query, "encoding-type") != "url" or status != HTTPStatus.OK:  # noqa: SLF001
         return status, headers, body
-    # Not by an XML parser, as a key may hold a character that XML can't.
+    # An XML parser would reject keys with characters that XML can't contain.
     encoded = re.sub(
         r"(?<=<)(Key|Prefix|Delimiter|KeyMarker|NextKeyMarker)>([^<]+)",
         lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",  # noqa: SLF001
@@ -90,17 +85,17 @@ _fnmatch_compile = iam_evaluator._fnmatch_compile  # noqa: SLF001
 
 
 def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa: FBT001
-    """Return the expression for a pattern of a policy, in which a wildcard matches any character."""
+    """Return the regular expression for a policy's pattern, with wildcards that match any character."""
     compiled = _fnmatch_compile(pattern, ignore_case)
     return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
 
 
 _move_tasks: dict[str, list[dict[str, Any]]] = {}
-"""What was moved, by the queue's ARN, the latest first; forgotten, unlike messages, when the emulator stops."""
+"""The tasks by the queue's ARN, the latest first. Unlike messages, they are lost when the emulator stops."""
 
 
 def start_message_move_task(data: dict[str, Any], _url: str) -> dict[str, Any]:
-    """Answer StartMessageMoveTask by moving all messages before it returns: each, as on AWS, is a new one."""
+    """Answer StartMessageMoveTask after moving all messages. Each becomes a new message, as on AWS."""
     source = data["SourceArn"]
     queue = sqs._queue_by_arn(source)  # noqa: SLF001
     if queue is None:
@@ -133,12 +128,12 @@ def list_message_move_tasks(data: dict[str, Any], _url: str) -> dict[str, Any]:
 
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 0.5
-"""How soon a throttled call is tried again, twice as late each time. Lambda's own times are not documented."""
+"""The waits before retries of a throttled invocation, doubled each time. Lambda doesn't document its own."""
 
 _batch: ContextVar[tuple[str, float] | None] = ContextVar("_batch", default=None)
-"""In the thread that hands a batch over: whose event source mapping's it is, and when SQS shows its messages again."""
+"""The batch of the current thread: its event source mapping's UUID, and when its messages become visible again."""
 _throttled: list[str] = []
-"""The event source mapping of each batch that waits until the function may process it."""
+"""The UUID of the event source mapping of each throttled batch."""
 
 _sqs_esm_concurrency = lambda_svc._sqs_esm_concurrency  # noqa: SLF001
 _run_sqs_batch = lambda_svc._run_sqs_batch  # noqa: SLF001
@@ -151,12 +146,12 @@ def sqs_esm_concurrency(
     _config: dict[str, Any],
     queue: dict[str, Any] | None = None,
 ) -> int:
-    """Return how many batches of an event source mapping may be in work.
+    """Return how many batches of an event source mapping may be processed at the same time.
 
-    It is the mapping's maximum concurrency, even where the function's reserved concurrency is less and Lambda "may
-    throttle your messages" ("Configuring scaling behavior for SQS event source mappings"). While one is throttled, no
-    further one is received: Lambda is "reducing the amount of concurrency allocated to your Amazon SQS event source
-    mapping" ("Handling errors for an SQS event source in Lambda").
+    This is the mapping's maximum concurrency, even if the function's reserved concurrency is lower and Lambda "may
+    throttle your messages" ("Configuring scaling behavior for SQS event source mappings"). While a batch is throttled,
+    no further batch is received: Lambda is "reducing the amount of concurrency allocated to your Amazon SQS event
+    source mapping" ("Handling errors for an SQS event source in Lambda").
     """
     return 0 if esm["UUID"] in _throttled else _sqs_esm_concurrency(esm, {}, {}, queue)
 
@@ -164,16 +159,16 @@ def sqs_esm_concurrency(
 def run_sqs_batch(
     esm: dict[str, Any], function: dict[str, Any], event: dict[str, Any], batch: list[dict[str, Any]], *queue: str
 ) -> None:
-    """Hand a batch over to a function, in a thread of its own."""
+    """Invoke a function with a batch; ministack calls this in a separate thread."""
     _batch.set((esm["UUID"], min(message["visible_at"] for message in batch)))
     _run_sqs_batch(esm, function, event, batch, *queue)
 
 
 def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
-    """Invoke a function; with a batch of a queue's messages again and again, for as long as it is throttled.
+    """Invoke a function; retry a batch of a queue's messages while it is throttled.
 
     "Lambda continues to retry the message until the message's timestamp exceeds your queue's visibility timeout"
-    ("Handling errors for an SQS event source in Lambda"). Nobody else's call is tried again.
+    ("Handling errors for an SQS event source in Lambda"). Other invocations are not retried.
     """
     result = _execute_function(function, event)
     if not result.get("throttle") or not (batch := _batch.get()):
@@ -194,17 +189,17 @@ def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[st
 _emit_lambda_logs = lambda_svc._emit_lambda_logs  # noqa: SLF001
 
 
-def emit_lambda_logs(func: dict[str, Any], *told: Any, **also: Any) -> None:  # noqa: ANN401 - as ministack calls it
-    """Write what an invocation printed, unless the log group is missing and the role may not make it.
+def emit_lambda_logs(func: dict[str, Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as ministack calls it
+    """Write an invocation's log lines, unless the log group is missing and the role may not create it.
 
-    Lambda makes it with the function's role ("Managing permissions in AWS Lambda", `logs:CreateLogGroup`); where it
-    can't, the lines are lost.
+    Lambda creates it with the function's role (`logs:CreateLogGroup`, "Managing permissions in AWS Lambda"). If the
+    role may not, the lines are lost.
     """
     config = func.get("config") or func
     group = f"/aws/lambda/{config['FunctionName']}"
     if group not in cloudwatch_logs._log_groups:  # noqa: SLF001
         role = config["Role"].rpartition("/")[2]
-        asked = iam_evaluator.EvalContext(
+        context = iam_evaluator.EvalContext(
             principal_arn=config["Role"],
             principal_type="AssumedRole",
             principal_account=get_account_id(),
@@ -213,9 +208,9 @@ def emit_lambda_logs(func: dict[str, Any], *told: Any, **also: Any) -> None:  # 
             region=get_region(),
         )
         policies = iam_evaluator._gather_role_policies(role, get_account_id())  # noqa: SLF001
-        if iam_evaluator.evaluate(asked, policies).decision != "Allow":
+        if iam_evaluator.evaluate(context, policies).decision != "Allow":
             return
-    _emit_lambda_logs(func, *told, **also)
+    _emit_lambda_logs(func, *args, **kwargs)
 
 
 _create_function = lambda_svc._create_function  # noqa: SLF001
@@ -223,8 +218,8 @@ _update_config = lambda_svc._update_config  # noqa: SLF001
 _execute_function_dispatch = lambda_svc._execute_function_dispatch  # noqa: SLF001
 
 
-def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as ministack answers
-    """Answer CreateFunction, and note which role the function may read its environment as."""
+def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
+    """Answer CreateFunction, and record the ID of the role that may decrypt the function's environment."""
     answer = _create_function(data)
     if answer[0] == HTTPStatus.CREATED:
         lambda_svc._functions[data["FunctionName"]]["granted_to"] = _role_id(data["Role"])  # noqa: SLF001
@@ -232,7 +227,7 @@ def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as ministack
 
 
 def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Answer UpdateFunctionConfiguration, which lets a role read the environment where it is another than before."""
+    """Answer UpdateFunctionConfiguration, and record the ID of a new role that may decrypt the environment."""
     function = lambda_svc._functions.get(name)  # noqa: SLF001
     before = function and function["config"]["Role"]
     answer = _update_config(name, data)
@@ -241,34 +236,34 @@ def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401
     return answer
 
 
-def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *told: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Run a function, unless its role was deleted and made again: that one may not read the function's environment.
+def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *args: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Run a function, or fail if its role was deleted and created again and can't decrypt its environment.
 
-    Lambda encrypts it under a KMS key, and grants the use of the key to the role as it is when the function is made, or
-    given another role ("Resource: aws_lambda_function" in the documentation of Terraform's AWS provider, on
+    Lambda encrypts the environment with a KMS key. It grants the key's use to the current role when the function is
+    created, or gets another role ("Resource: aws_lambda_function" in the documentation of Terraform's AWS provider, on
     KMSAccessDeniedException).
     """
     granted = func.get("granted_to")
     if granted and config.get("Environment", {}).get("Variables") and granted != _role_id(config["Role"]):
         message = "Lambda was unable to decrypt the environment variables because KMS access was denied."
         return {"error": True, "body": {"errorType": "KMSAccessDeniedException", "errorMessage": message}}
-    return _execute_function_dispatch(func, config, *told)
+    return _execute_function_dispatch(func, config, *args)
 
 
 _create_esm = lambda_svc._create_esm  # noqa: SLF001
 
 
 def create_esm(data: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Answer CreateEventSourceMapping, which makes no second one for the same queue and function.
+    """Answer CreateEventSourceMapping; refuse a second mapping for the same queue and function.
 
-    The words are those that aws/chalice #2146 quotes.
+    aws/chalice #2146 quotes the message.
     """
     source, function = data["EventSourceArn"], data["FunctionName"].rpartition(":")[2]
-    for there in lambda_svc._esms.values():  # noqa: SLF001
-        if (there["EventSourceArn"], there["FunctionName"]) == (source, function):
+    for mapping in lambda_svc._esms.values():  # noqa: SLF001
+        if (mapping["EventSourceArn"], mapping["FunctionName"]) == (source, function):
             message = (
                 f'An event source mapping with SQS arn (" {source} ") and function (" {function} ") already exists. '
-                f"Please update or delete the existing mapping with UUID {there['UUID']}"
+                f"Please update or delete the existing mapping with UUID {mapping['UUID']}"
             )
             return lambda_svc.error_response_json("ResourceConflictException", message, 409)
     return _create_esm(data)
@@ -285,23 +280,23 @@ _list_subscriptions_by_topic = sns._list_subscriptions_by_topic  # noqa: SLF001
 
 
 def subscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
-    """Answer Subscribe; one by e-mail has to be confirmed ("Subscribe", Amazon SNS API Reference).
+    """Answer Subscribe; an e-mail subscription must be confirmed ("Subscribe", Amazon SNS API Reference).
 
-    As no mail is sent, the token that it would hold is the last part of the subscription's ARN.
+    No mail is sent. The token that it would contain is the last part of the subscription's ARN.
     """
-    there = {each["arn"] for each in _subscriptions(params)}
+    existing = {each["arn"] for each in _subscriptions(params)}
     answer = _subscribe(params)
     for new in _subscriptions(params):
-        if new["protocol"].startswith("email") and new["arn"] not in there:
+        if new["protocol"].startswith("email") and new["arn"] not in existing:
             new |= {"confirmed": False, "token": new["arn"].rpartition(":")[2]}
             new["attributes"] |= {"PendingConfirmation": "true", "ConfirmationWasAuthenticated": "false"}
     return answer
 
 
 def unsubscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
-    """Answer Unsubscribe, which refuses to end what was never confirmed.
+    """Answer Unsubscribe; refuse to delete an unconfirmed subscription.
 
-    As the AWS provider knows it (``resourceTopicSubscriptionDelete`` in terraform-provider-aws).
+    The AWS provider handles this error (`resourceTopicSubscriptionDelete` in terraform-provider-aws).
     """
     arn = params["SubscriptionArn"][0]
     pending = {
@@ -319,7 +314,7 @@ def unsubscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
 
 
 def list_subscriptions_by_topic(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
-    """Answer ListSubscriptionsByTopic, which has no ARN for what waits to be confirmed."""
+    """Answer ListSubscriptionsByTopic, without the ARNs of unconfirmed subscriptions."""
     status, headers, body = _list_subscriptions_by_topic(params)
     for each in _subscriptions(params):
         if not each["confirmed"]:
@@ -333,7 +328,7 @@ def _subscriptions(params: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
-    """`value` as AWS's query protocol writes it: a list as members, a time in ISO 8601, nothing as nothing."""
+    """Return a value as in AWS's query protocol: a list as members, a time in ISO 8601, null omitted."""
     if isinstance(value, dict):
         return "".join(f"<{key}>{to_xml(item, key)}</{key}>" for key, item in value.items() if item is not None)
     if isinstance(value, list):
@@ -350,8 +345,8 @@ if __name__ == "__main__":
     setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010
     setattr(iam_evaluator, "_fnmatch_compile", fnmatch_compile)  # noqa: B010
     handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
-    patient = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)  # noqa: SLF001
-    setattr(Worker, "_drain_stderr_bounded", patient)  # noqa: B010
+    drain = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)  # noqa: SLF001
+    setattr(Worker, "_drain_stderr_bounded", drain)  # noqa: B010
     sqs._HANDLERS.update(handlers)  # noqa: SLF001
     setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010
     setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010

@@ -319,7 +319,7 @@ class Engine:
             with protection.refusing(state, project, self._stack, on_each) as watch:
                 stack.up(on_event=watch, refresh=refresh or again)
 
-        refusals.insist(project, stack, update, self._say, self._stopping)
+        refusals.update_with_retries(project, stack, update, self._say, self._stopping)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
         """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""

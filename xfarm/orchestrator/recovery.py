@@ -1,8 +1,8 @@
-"""Takes up what a killed update left behind: its lock, and resources of which nobody noted whether they were made.
+"""Cleans up after a killed update: its lock, and resources whose creation may or may not have succeeded.
 
-Pulumi leaves both to a person ("Interrupted updates" in its documentation). Of its own means, ``pulumi cancel`` deletes
-every lock, a living one as well; and ``pulumi refresh --import-pending-creates`` of version 3.259.0 forgets the
-resource that it is told to import, so that it stays in the account for ever. Hence both are done here.
+Pulumi leaves both to the user ("Interrupted updates" in its documentation). Its commands don't help here:
+`pulumi cancel` also deletes the locks of running updates, and `pulumi refresh --import-pending-creates` of version
+3.259.0 drops the resource from the state instead of importing it, so it stays in the account for ever.
 """
 
 import os
@@ -15,65 +15,64 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 LOCK: Final = re.compile(r"(?P<url>\S+): created by (?P<user>.+)@(?P<host>\S+) \(pid (?P<pid>\d+)\) at (?P<when>\S+)")
-"""How a self-managed backend tells of a lock (``checkForLock`` in pulumi/pkg/backend/diy/lock.go)."""
+"""A self-managed backend's message about a lock (`checkForLock` in pulumi/pkg/backend/diy/lock.go)."""
 
 Inputs = dict[str, Any]
 
 
 def release(conflict: str) -> list[str]:
-    """Delete the locks that an error tells of, where all their owners were processes of this host and are dead.
+    """Delete the locks that an error lists, if the owners of all of them are dead processes of this host.
 
-    Only those in a folder: what is elsewhere is for many machines, of which more than one may have this one's name.
-
-    A lock has a name of its own, so that none is deleted that somebody else takes in the meantime. One whose owner
-    may live, here or on another host, is never touched, nor are the others then.
+    If a single owner may be alive, here or on another host, no lock is deleted. Each lock's file has a unique name, so
+    a lock that somebody else takes in the meantime is safe. Only locks in a folder are deleted: several machines with
+    the same host name may share any other backend.
 
     Args:
-        conflict: What Pulumi says of the locks.
+        conflict: Pulumi's error message.
 
     Returns:
-        The numbers of the dead processes; none where nothing was deleted.
+        The IDs of the dead processes, or an empty list if nothing was deleted.
     """
     locks = list(LOCK.finditer(conflict))
-    places = [urlsplit(lock["url"]) for lock in locks]
+    urls = [urlsplit(lock["url"]) for lock in locks]
     dead = all(lock["host"] == socket.gethostname() and not _alive(int(lock["pid"])) for lock in locks)
-    if not dead or any(place.scheme != "file" for place in places):
+    if not dead or any(url.scheme != "file" for url in urls):
         return []
-    for place in places:
-        Path(unquote(place.path)).unlink(missing_ok=True)
+    for url in urls:
+        Path(unquote(url.path)).unlink(missing_ok=True)
     return [lock["pid"] for lock in locks]
 
 
 def _alive(pid: int) -> bool:
-    """Whether a process of this number runs: another program's will do, as numbers are given out again."""
+    """Return whether a process with this ID runs, be it another program that got the same ID later."""
     if os.name != "posix":
-        return True  # there is no asking there: signal 0 is Ctrl-C
+        return True  # can't be checked on Windows, where signal 0 is Ctrl-C
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    # A killed process whose parent died as well may wait for ever in a container, where nobody buries it.
+    # In a container without a reaper, a killed process whose parent died as well stays a zombie.
     status = Path(f"/proc/{pid}/stat")
     return not (status.exists() and status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")
 
 
 def resolve_pending_creates(deployment: dict[str, Any], *, destroying: bool) -> list[str]:
-    """Make each resource that was being created one that a refresh looks for, and keeps only if it is there.
+    """Turn each pending creation into a resource that a refresh looks for, and keeps only if it exists.
 
-    It is added to the state by the identity it would have, with nothing else known of it. What can be created twice is
-    forgotten, unless this is the last chance to find it.
+    The resource is added to the state with its ID and its inputs. A resource whose creation can be repeated is dropped,
+    unless the stack is about to be destroyed.
 
     Args:
-        deployment: The state as ``pulumi stack export`` gives it, which is changed.
-        destroying: Whether the stack is to be destroyed.
+        deployment: The state from `pulumi stack export`; modified in place.
+        destroying: Whether the stack is about to be destroyed.
 
     Returns:
         The names of the resources to look for.
     """
     resources = deployment.setdefault("resources", [])
-    looked_for = []
+    names = []
     for operation in deployment.pop("pending_operations", None) or []:
         resource = operation["resource"]
         kind = INTERRUPTED.get(resource["type"], _REPEATED)
@@ -81,16 +80,16 @@ def resolve_pending_creates(deployment: dict[str, Any], *, destroying: bool) -> 
         if operation["type"] != "creating" or identify is None or not (found := identify(resource["inputs"])):
             continue
         same = [other for other in resources if other["urn"] == resource["urn"]]
-        # In the place of the one it is to replace, as what depends on it has to come later.
-        place = resources.index(same[0]) if same else len(resources)
+        # It takes the position of the resource that it replaces, because its dependents must come later.
+        index = resources.index(same[0]) if same else len(resources)
         for predecessor in same:
             if predecessor.get("pendingReplacement"):
-                resources.remove(predecessor)  # was deleted before this one was to be made
+                resources.remove(predecessor)  # was deleted before the creation
             else:
-                predecessor["delete"] = True  # was to be deleted after it
-        resources.insert(place, resource | {"id": found, "outputs": {}})
-        looked_for.append(resource["urn"].rpartition("::")[2])
-    return looked_for
+                predecessor["delete"] = True  # would have been deleted after the creation
+        resources.insert(index, resource | {"id": found, "outputs": {}})
+        names.append(resource["urn"].rpartition("::")[2])
+    return names
 
 
 def _name(inputs: Inputs) -> str:
@@ -116,11 +115,11 @@ def _topic(inputs: Inputs) -> str | None:
 
 
 def _bucket(inputs: Inputs) -> str | None:
-    """The bucket, if the account has it and it is still empty: one that holds objects is not what was being made."""
+    """Return the bucket if the account has it and it is empty: a bucket with objects is older than the creation."""
     name = inputs["bucket"]
     s3 = client("s3")
-    ours = any(bucket["Name"] == name for bucket in s3.list_buckets()["Buckets"])
-    return name if ours and s3.list_objects_v2(Bucket=name, MaxKeys=1)["KeyCount"] == 0 else None
+    exists = any(bucket["Name"] == name for bucket in s3.list_buckets()["Buckets"])
+    return name if exists and s3.list_objects_v2(Bucket=name, MaxKeys=1)["KeyCount"] == 0 else None
 
 
 def _queue(inputs: Inputs) -> str | None:
@@ -144,16 +143,16 @@ def _event_source_mapping(inputs: Inputs) -> str | None:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """What becomes of a resource whose creation was interrupted: without `identify`, it is forgotten."""
+    """How to find a resource whose creation was interrupted; without `identify`, it is dropped from the state."""
 
     identify: Callable[[Inputs], str | None] | None = None
-    """Returns the ID that it has if it was made, by the "Import" section of the AWS provider's documentation."""
+    """Return the ID that the resource has if it was created ("Import" in the AWS provider's documentation)."""
     only_destroying: bool = False
-    """Whether it can be created twice, so that it has to be found before a destruction only."""
+    """Whether the creation can be repeated, so the resource must be found before a destruction only."""
 
 
 _REPEATED: Final = Interrupted()
-"""It is set, not created, or is given back where it is there; and it is gone together with another resource."""
+"""A resource whose creation can be repeated, and which is deleted with the resource that it belongs to."""
 
 INTERRUPTED: Final = {
     "aws:cloudwatch/logGroup:LogGroup": Interrupted(_name),
@@ -168,7 +167,7 @@ INTERRUPTED: Final = {
     "aws:s3/bucketPolicy:BucketPolicy": _REPEATED,
     "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _REPEATED,
     "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": _REPEATED,
-    # Not before a deployment: the registry-built plugin would replace it, and delete the new one, which is the old one.
+    # Before a deployment, the registry-built plugin would replace it, and delete the new topic, which is the old one.
     "aws:sns/topic:Topic": Interrupted(_topic, only_destroying=True),
     "aws:sns/topicSubscription:TopicSubscription": _REPEATED,
     "aws:sqs/queue:Queue": Interrupted(_queue),
@@ -176,11 +175,11 @@ INTERRUPTED: Final = {
     "aws:sqs/redriveAllowPolicy:RedriveAllowPolicy": _REPEATED,
     "aws:sqs/redrivePolicy:RedrivePolicy": _REPEATED,
 }
-"""Every type that the stacks use."""
+"""The types that the stacks use."""
 
 
-def client(service: Any) -> Any:  # noqa: ANN401  boto3's stubs know each service's client by its name
-    """Return a client of the account that this process works on."""
-    import boto3  # noqa: PLC0415  slow to load, and seldom needed
+def client(service: Any) -> Any:  # noqa: ANN401 - boto3's stubs type a client by its literal name
+    """Return a client of an AWS service, with this process's credentials."""
+    import boto3  # noqa: PLC0415 - slow to import, rarely needed
 
     return boto3.client(service)

@@ -1,7 +1,6 @@
-"""Tells what AWS refuses only for a while from what it refuses for good, and takes over what is there already.
+"""Retries what AWS refuses only temporarily, and takes over resources that exist already.
 
-The AWS provider asks again by itself for most of what is refused for a while; docs/habits.md lists what was tried. What
-stands here is the rest.
+The AWS provider retries most temporary refusals by itself. This module handles the rest; docs/habits.md lists both.
 """
 
 import re
@@ -17,44 +16,44 @@ from xfarm.errors import UserError
 from xfarm.orchestrator import recovery
 
 WAITS_S: Final = (5, 10, 20, 40)
-"""Before each further attempt, in seconds.
+"""The waits before each further attempt, in seconds.
 
-Together they are longer than the 60 s that SQS takes to make a queue's attributes known ("SetQueueAttributes", Amazon
-SQS API Reference), the longest of the times in `_FOR_A_WHILE` that anybody has published.
+Together they exceed the 60 s that a change of a queue's attributes takes to propagate ("SetQueueAttributes", Amazon SQS
+API Reference), the longest published time for a refusal in `_TRANSIENT`.
 """
 
-_FOR_A_WHILE: Final = {
+_TRANSIENT: Final = {
     # "SetQueueAttributes", Amazon SQS API Reference; pulumi-aws #1895.
-    "Unable to validate the following destination configurations": "the queue's policy is not known everywhere yet",
+    "Unable to validate the following destination configurations": "the queue's policy has not propagated yet",
     # "Changes that I make are not always immediately visible", IAM User Guide.
-    "NoSuchEntity: The role with name": "the role is not known everywhere yet",
+    "NoSuchEntity: The role with name": "the role has not propagated yet",
     # "ConcurrentModification", AttachRolePolicy and PutRolePolicy, IAM API Reference.
-    "ConcurrentModification": "the role is being changed elsewhere",
+    "ConcurrentModification": "another request is changing the role",
     # "Lambda function states", AWS Lambda Developer Guide; hashicorp/terraform #29604.
-    "An update is in progress for resource": "the function is still being changed",
+    "An update is in progress for resource": "another change of the function is in progress",
 }
-"""What AWS says, and why it will say so no longer after a while."""
+"""Part of AWS's message -> why the refusal is temporary."""
 
 _EXISTS: Final = re.compile(
     r"\b(ResourceAlreadyExistsException|EntityAlreadyExists|BucketAlreadyOwnedByYou)\b"
     "|Function already exist|An event source mapping with .* already exists"
 )
-"""What AWS says of something that can't be created because it is there."""
+"""AWS's messages about a resource that can't be created because it exists."""
 
 _OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
-"""The tags that name who something belongs to (`shared.tags`)."""
+"""The tags that identify the stack that a resource belongs to (`shared.tags`)."""
 
-_CLOCKS: Final = timedelta(minutes=5)
-"""How far apart AWS's clock and ours are at most: it refuses requests of other times ("Signature Version 4")."""
+_MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far this machine's clock may be off: AWS refuses requests with any other time ("Signature Version 4")."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A resource with which a deployment failed.
+    """A resource that made a deployment fail.
 
     Attributes:
-        resource: As Pulumi's state has it, as far as the engine told of it.
-        message: Why.
+        resource: The resource as in Pulumi's state, with the fields that the engine's events contain.
+        message: The error.
     """
 
     resource: dict[str, Any]
@@ -62,67 +61,67 @@ class Refused:
 
     @property
     def name(self) -> str:
-        """Its name in the program."""
+        """The resource's name in the program."""
         return self.resource["urn"].rpartition("::")[2]
 
 
 class Attempt:
-    """What one update of a stack was refused, by the engine's events."""
+    """The resources that one update of a stack failed with, collected from the engine's events."""
 
     def __init__(self) -> None:
         self._resources: dict[str, dict[str, Any]] = {}
         self._messages: dict[str, str] = {}
 
-    def hear(self, event: EngineEvent) -> None:
-        """Note what an event tells of a resource that is begun with, or fails."""
+    def record(self, event: EngineEvent) -> None:
+        """Record the resource that an event starts to change, or the error that it reports."""
         if event.resource_pre_event and (new := event.resource_pre_event.metadata.new):
             kept = ("urn", "type", "custom", "inputs", "parent", "provider")
             self._resources[new.urn] = {name: getattr(new, name) for name in kept}
-        said = event.diagnostic_event
-        # The engine adds that, as the stack's own error, to whatever made it fail.
-        if said and said.severity == "error" and said.message.strip() not in {"update failed", "destroy failed"}:
-            self._messages[said.urn or ""] = self._messages.get(said.urn or "", "") + said.message
+        error = event.diagnostic_event
+        # The engine adds these two, as errors of the stack, to every failure.
+        if error and error.severity == "error" and error.message.strip() not in {"update failed", "destroy failed"}:
+            self._messages[error.urn or ""] = self._messages.get(error.urn or "", "") + error.message
 
     @property
     def refused(self) -> list[Refused]:
-        """What it failed with."""
-        return [Refused(self._resources.get(urn, {"urn": urn}), said) for urn, said in self._messages.items()]
+        """The resources that it failed with."""
+        return [Refused(self._resources.get(urn, {"urn": urn}), message) for urn, message in self._messages.items()]
 
 
-def insist(
+def update_with_retries(
     project: str,
     stack: Stack,
     update: Callable[[Callable[[EngineEvent], None], bool], None],
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     stopping: Event,
 ) -> None:
-    """Update a stack, and again where what AWS refuses is refused only for a while, or can be taken over.
+    """Update a stack; retry if AWS's refusals are temporary, or if the resources in question can be taken over.
 
     Args:
         project: The stack's project.
         stack: The stack.
-        update: Updates it; is given whom to tell of the engine's events, and whether to refresh its state before.
-        say: Is told, in lines for people, what is done.
-        stopping: Is set where nothing more is to be begun.
+        update: Updates the stack. Its arguments are a callback for the engine's events, and whether to refresh first.
+        notify: Shows a line to the user.
+        stopping: Is set once no further attempt may start.
 
     Raises:
-        CommandError: It failed for another reason, or still does.
-        UserError: Something is there already that belongs to another stack.
+        CommandError: The update failed for another reason, or the last attempt failed.
+        UserError: A log group exists already and belongs to another stack.
     """
     began = datetime.now(UTC)
     refresh = False
     for wait_s in (*WAITS_S, None):
         attempt = Attempt()
         try:
-            update(attempt.hear, refresh)
+            update(attempt.record, refresh)
         except CommandError:
             if wait_s is None or stopping.is_set():
                 raise
             if found := _take_over(stack, attempt.refused, began):
                 refresh = True
-                say(f"{project}: already there, and taken over: {', '.join(found)}.")
-            elif why := for_a_while(attempt.refused):
-                say(f"{project}: AWS refuses {why}. It is asked again in {wait_s} s.")
+                notify(f"{project}: taking over existing resources: {', '.join(found)}.")
+            elif reasons := transient_reasons(attempt.refused):
+                notify(f"{project}: AWS refuses {reasons}. Retrying in {wait_s} s.")
                 if stopping.wait(wait_s):
                     raise
             else:
@@ -141,33 +140,36 @@ def _take_over(stack: Stack, refused: list[Refused], began: datetime) -> list[st
     return found
 
 
-def for_a_while(refused: Iterable[Refused]) -> str:
-    """Return why all of these refusals will pass, or nothing where one will not."""
-    why = {
-        refusal.name: next((why for said, why in _FOR_A_WHILE.items() if said in refusal.message), "")
+def transient_reasons(refused: Iterable[Refused]) -> str:
+    """Return why the refusals are temporary, or an empty string if one of them is not."""
+    reasons = {
+        refusal.name: next((reason for part, reason in _TRANSIENT.items() if part in refusal.message), "")
         for refusal in refused
     }
-    return ", ".join(f"'{name}' as {reason}" for name, reason in why.items()) if all(why.values()) else ""
+    return ", ".join(f"'{name}' because {reason}" for name, reason in reasons.items()) if all(reasons.values()) else ""
 
 
 def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: datetime) -> list[str]:
-    """Add to a stack's state what could not be created because it is there, so that a refresh finds it.
+    """Add existing resources that could not be created to a stack's state, so that a refresh finds them.
 
-    It is a log group that carries none of our tags: Lambda makes one for a function that has none, and so did versions
-    of this project up to 0.1.0 after they were destroyed. Or it carries the very tags that it was to have, and is no
-    older than the deployment: then AWS made it, and its answer was lost, or what the provider asked next was refused.
-    A bucket, which is tagged only after it was made, has no tags then, and nothing in it; a mapping has none at all.
+    This applies to two kinds of resources:
+
+    - A log group without this project's tags. Lambda creates one for a function that has none, and did so after the
+      destruction of deployments by versions up to 0.1.0.
+    - A resource with this stack's tags that is no older than the deployment. AWS created it, but the response was lost,
+      or the provider's next request was refused. A bucket is tagged only after its creation, so it may have no tags,
+      but must be empty. Event source mappings have no tags.
 
     Args:
-        deployment: The state as ``pulumi stack export`` gives it, which is changed.
-        refused: What the deployment failed with.
-        began: When it began.
+        deployment: The state from `pulumi stack export`; modified in place.
+        refused: The resources that the deployment failed with.
+        began: When the deployment began.
 
     Returns:
-        The names of what was taken over.
+        The names of the resources taken over.
 
     Raises:
-        UserError: It is a log group of another stack.
+        UserError: A log group belongs to another stack.
     """
     pending = [
         {"type": "creating", "resource": refusal.resource}
@@ -181,25 +183,25 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
 
 
 Found = tuple[datetime, dict[str, str]]
-"""When something was made, and the tags that it carries."""
+"""When a resource was created, and its tags."""
 
 
 def _may_be_taken(refused: Refused, began: datetime) -> bool:
     kind, inputs = refused.resource.get("type", ""), refused.resource.get("inputs", {})
-    if not (look := _LOOKS.get(kind)):
+    if not (look_up := _LOOKUPS.get(kind)):
         return False
-    created, tags = look(inputs)
+    created, tags = look_up(inputs)
     owner, ours = ({name: all_tags.get(name) for name in _OWNER} for all_tags in (tags, inputs.get("tags", {})))
     untagged = not any(owner.values())
-    if created > began - _CLOCKS and (owner == ours or (kind == _BUCKET and untagged)):
+    if created > began - _MAX_CLOCK_SKEW and (owner == ours or (kind == _BUCKET and untagged)):
         return True
     if kind != _LOG_GROUP:
         return False
     if not untagged:
         raise UserError(
-            f"the log group '{inputs['name']}' is there already, and belongs to the stack '{owner['PulumiStack']}' of "
-            f"the project '{owner['PulumiProject']}', by a state that is kept elsewhere: destroy that stack, "
-            "or delete the log group where nobody needs it"
+            f"the log group '{inputs['name']}' exists already and belongs to the stack '{owner['PulumiStack']}' of "
+            f"the project '{owner['PulumiProject']}', whose state is kept elsewhere: destroy that stack, "
+            "or delete the log group if nobody needs it."
         )
     return True
 
@@ -243,11 +245,11 @@ def _bucket(inputs: recovery.Inputs) -> Found:
 
 _LOG_GROUP: Final = "aws:cloudwatch/logGroup:LogGroup"
 _BUCKET: Final = "aws:s3/bucket:Bucket"
-_LOOKS: Final[dict[str, Callable[[recovery.Inputs], Found]]] = {
+_LOOKUPS: Final[dict[str, Callable[[recovery.Inputs], Found]]] = {
     _LOG_GROUP: _log_group,
     _BUCKET: _bucket,
     "aws:iam/role:Role": _role,
     "aws:lambda/eventSourceMapping:EventSourceMapping": _event_source_mapping,
     "aws:lambda/function:Function": _function,
 }
-"""How to ask when something was made, and with which tags."""
+"""A resource type -> the function that looks up when such a resource was created, and its tags."""
