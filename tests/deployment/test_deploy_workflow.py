@@ -30,7 +30,7 @@ STATE_BUCKET = f"xfarm-pipeline-state-000000000000-{REGION}"
 
 
 class Runner:
-    """GitHub's runner, as far as ``deploy.yml`` needs it."""
+    """GitHub's runner, as far as `deploy.yml` needs it."""
 
     def __init__(self, checkout: Checkout) -> None:
         self.checkout = checkout
@@ -39,7 +39,7 @@ class Runner:
         self.temporary: set[str] = set()
 
     def run(self, command: str) -> str:
-        """Run the workflow with the input ``command``, and return what its steps print."""
+        """Run the workflow with the input `command`, and return what its steps print."""
         self.checkout.root.joinpath("result.txt").unlink(missing_ok=True)
         self.summary.unlink(missing_ok=True)
         values = {"inputs.command": command, "inputs.stackName": "dev"}
@@ -126,7 +126,7 @@ def test_preview_then_run_then_run_then_delete(runner: Runner) -> None:
     def run() -> None:
         try:
             runner.run("run")
-        except BaseException as error:  # noqa: BLE001  for the test's own thread
+        except BaseException as error:  # noqa: BLE001 - for the test's own thread
             failures.append(error)
 
     deploying = threading.Thread(target=run)

@@ -189,7 +189,7 @@ class Small:
 
     def __init__(self, checkout: Checkout, seed: int) -> None:
         self._checkout = checkout
-        self._chance = random.Random(seed)  # noqa: S311  nobody is to be surprised
+        self._chance = random.Random(seed)  # noqa: S311 - nobody is to be surprised
         self._number = 0
         self._graph: dict[str, list[str]] = {}
         self._values = dict.fromkeys(PROJECTS, "first")

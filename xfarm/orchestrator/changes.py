@@ -126,7 +126,7 @@ class Steps:
         return [change for change in changes if change.operation in CHANGES]
 
 
-def hide(value: Any, names: Iterable[str]) -> Any:  # noqa: ANN401  any JSON
+def hide(value: Any, names: Iterable[str]) -> Any:  # noqa: ANN401 - any JSON
     """Return `value` with what contains one of `names` unknown."""
     if isinstance(value, Mapping):
         return {key: hide(one, names) for key, one in value.items()}
@@ -215,7 +215,7 @@ def _member(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _documents(old: Any, new: Any) -> tuple[Any, Any]:  # noqa: ANN401  any JSON
+def _documents(old: Any, new: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any JSON
     """Return both as what they say, where both are JSON documents."""
     try:
         said = json.loads(old), json.loads(new)
@@ -224,7 +224,7 @@ def _documents(old: Any, new: Any) -> tuple[Any, Any]:  # noqa: ANN401  any JSON
     return said if all(isinstance(one, (Mapping, list)) for one in said) else (old, new)
 
 
-def _at(value: Any, path: str) -> Any:  # noqa: ANN401  any JSON
+def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
     """Return what is at `path` in `value`, or None; of what is not known yet, all that is in it isn't either."""
     for step in _PATH.finditer(path):
         if value == UNKNOWN:
@@ -238,7 +238,7 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401  any JSON
     return value
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     """Return a property's value without secrets, and with a file's hash in the place of its content."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
@@ -261,7 +261,7 @@ def caused(
 
     Args:
         changes: What a preview shows.
-        plan: What ``pulumi preview --save-plan`` has written.
+        plan: What `pulumi preview --save-plan` has written.
         outputs: What each other stack will export differently.
     """
     return [
@@ -292,5 +292,5 @@ def _with_causes(
     return replace(change, causes=found)
 
 
-def _within(part: Any, whole: Any) -> bool:  # noqa: ANN401  any JSON
+def _within(part: Any, whole: Any) -> bool:  # noqa: ANN401 - any JSON
     return part == whole or (isinstance(part, str) and part != "" and part in json.dumps(whole, ensure_ascii=False))

@@ -177,7 +177,7 @@ _AROUND: Final = 20
 """Characters of a longer one that are shown on either side of what differs."""
 
 
-def _texts(old: Any, new: Any) -> tuple[str, str]:  # noqa: ANN401  any JSON
+def _texts(old: Any, new: Any) -> tuple[str, str]:  # noqa: ANN401 - any JSON
     """Return two values as text, each of them shortened to what differs and what is around it."""
     texts = (json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False))
     start = len(os.path.commonprefix(texts))  # noqa: RUF071 - of characters, as is meant

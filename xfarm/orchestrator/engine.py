@@ -38,7 +38,7 @@ from xfarm.paths import STACKS
 
 Operation = Literal["deploy", "preview", "destroy", "drift"]
 Hear = Callable[[EngineEvent], None]
-"""`drift` compares what is really there with the state, as ``pulumi refresh --preview-only`` does."""
+"""`drift` compares what is really there with the state, as `pulumi refresh --preview-only` does."""
 OnEvent = Callable[[str, EngineEvent], None]
 
 
@@ -89,7 +89,7 @@ class _Workspace(LocalWorkspace):
         super().__init__(work_dir=str(STACKS / project), pulumi_command=command, env_vars=elsewhere)
         self._options = options
 
-    def serialize_args_for_op(self, stack_name: str) -> list[str]:  # noqa: ARG002  as in the base class
+    def serialize_args_for_op(self, stack_name: str) -> list[str]:  # noqa: ARG002 - as in the base class
         """Return the options that every operation is given, besides those that the Automation API knows."""
         return list(self._options)
 
@@ -109,13 +109,13 @@ class _Stack(Stack):
         """Return none of the outputs; `exports` has them."""
         return {}
 
-    def info(self, show_secrets: bool = True) -> UpdateSummary:  # noqa: ARG002, FBT001, FBT002  as in the base class
+    def info(self, show_secrets: bool = True) -> UpdateSummary:  # noqa: ARG002, FBT001, FBT002 - as in the base class
         """Return an empty summary: the events have said it all."""
         return UpdateSummary("", datetime.now(UTC), "", {}, {}, "")
 
 
 class Engine:
-    """Pulumi, for the stacks of one name: ``storage/dev``, ``messaging/dev`` and so on.
+    """Pulumi, for the stacks of one name: `storage/dev`, `messaging/dev` and so on.
 
     Args:
         stack: The name of the stacks.
@@ -322,7 +322,7 @@ class Engine:
         refusals.update_with_retries(project, stack, update, self._say, self._stopping)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
-        """Call ``action``, and once more if a lock stood in its way that a dead process of this host had taken."""
+        """Call `action`, and once more if a lock stood in its way that a dead process of this host had taken."""
         try:
             action()
         except ConcurrentUpdateError as error:
@@ -389,7 +389,7 @@ def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refr
 
 
 def _errors_only(on_event: Hear) -> Hear:
-    """Return what tells ``on_event`` of errors, as what goes well is told when it is done."""
+    """Return what tells `on_event` of errors, as what goes well is told when it is done."""
 
     def tell(event: EngineEvent) -> None:
         if event.diagnostic_event and event.diagnostic_event.severity == "error":
@@ -426,7 +426,7 @@ def _command() -> PulumiCommand:
     """Return the Pulumi CLI.
 
     Raises:
-        UserError: It is too old for ``--ignore-protect``, which the release notes of Pulumi 3.256.0 tell of.
+        UserError: It is too old for `--ignore-protect`, which the release notes of Pulumi 3.256.0 tell of.
     """
     try:
         return PulumiCommand(version=VersionInfo(3, 256, 0))
@@ -440,7 +440,7 @@ def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
         return dict(zip(projects, pool.map(partial(_ask, command, arguments), projects), strict=True))
 
 
-def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> Any:  # noqa: ANN401  any JSON
+def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> Any:  # noqa: ANN401 - any JSON
     try:
         answer = command.run(list(arguments), str(STACKS / project), {})
     except StackNotFoundError:

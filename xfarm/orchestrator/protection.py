@@ -1,6 +1,6 @@
 """Keeps an update from deleting what holds people's files or messages: only `destroy` deletes that.
 
-Such resources are declared with Pulumi's resource option ``protect``, so the engine itself refuses to replace or delete
+Such resources are declared with Pulumi's resource option `protect`, so the engine itself refuses to replace or delete
 them. It does so only where its state says the same, and that of version 0.1.0 does not: there the steps of a preview
 tell what the update would do ("protect" in Pulumi's documentation of the resource options).
 """
@@ -35,7 +35,7 @@ def unprotected(deployment: Mapping[str, Any]) -> bool:
     """Return whether the engine would let go of something that holds files or messages.
 
     Args:
-        deployment: The state as ``pulumi stack export`` gives it.
+        deployment: The state as `pulumi stack export` gives it.
     """
     return any(
         resource["type"] in HOLDING_DATA and not resource.get("protect") for resource in deployment.get("resources", [])
@@ -55,7 +55,7 @@ def refusing(
         on_event: Is told of the events.
 
     Yields:
-        What is to be told of the events of the update, or of its preview, in the place of ``on_event``.
+        What is to be told of the events of the update, or of its preview, in the place of `on_event`.
 
     Raises:
         UserError: Something would be lost.
@@ -97,6 +97,6 @@ def refusing(
 
 
 def _type(urn: str) -> str:
-    """Return the type of the resource that ``urn`` names, without those of the components that it is part of."""
+    """Return the type of the resource that `urn` names, without those of the components that it is part of."""
     parts = urn.split("::")
-    return parts[2].rpartition("$")[2] if len(parts) > 2 else ""  # noqa: PLR2004  the third of a URN's parts
+    return parts[2].rpartition("$")[2] if len(parts) > 2 else ""  # noqa: PLR2004 - the third of a URN's parts

@@ -39,7 +39,7 @@ def usable() -> bool:
 
 
 def is_unknown(value: object) -> bool:
-    """Return whether ``value``, or anything in it, is not known yet."""
+    """Return whether `value`, or anything in it, is not known yet."""
     if isinstance(value, Mapping):
         return any(map(is_unknown, value.values()))
     return any(map(is_unknown, value)) if isinstance(value, list) else value == UNKNOWN
@@ -49,14 +49,14 @@ def exported(state: Json | None) -> Outputs | None:
     """Return what a stack exports, or None where it is not deployed.
 
     Args:
-        state: What ``pulumi stack export`` gives; None where the stack was never made.
+        state: What `pulumi stack export` gives; None where the stack was never made.
     """
     found = (resource.get("outputs", {}) for resource in resources(state) if resource["type"] == _STACK)
     return next(found, None)
 
 
 def resources(state: Json | None) -> list[Json]:
-    """Return the resources in a state as ``pulumi stack export`` gives it, also those that are being created."""
+    """Return the resources in a state as `pulumi stack export` gives it, also those that are being created."""
     deployment = (state or {}).get("deployment") or {}
     pending = [operation["resource"] for operation in deployment.get("pending_operations") or []]
     return (deployment.get("resources") or []) + pending
@@ -91,7 +91,7 @@ def planned(plan: Json) -> Outputs:
     """Return what a stack will export.
 
     Args:
-        plan: What ``pulumi preview --save-plan`` has written.
+        plan: What `pulumi preview --save-plan` has written.
     """
     found: list[Outputs] = [
         steps["state"] or {} for urn, steps in plan["resourcePlans"].items() if f"::{_STACK}::" in urn
@@ -113,7 +113,7 @@ def backend(
     Args:
         stack: The name of the stacks.
         project: The one that is previewed.
-        states: What ``pulumi stack export`` gives of each project; None where its stack was never made.
+        states: What `pulumi stack export` gives of each project; None where its stack was never made.
         exports: What each of the others is to export, which may be unknown; None where it is not deployed.
 
     Yields:
