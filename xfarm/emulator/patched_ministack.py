@@ -19,7 +19,7 @@
 Usage: python xfarm/emulator/patched_ministack.py
 """
 
-from __future__ import annotations
+# ruff: noqa: SLF001 - ministack has no public API for what is patched here
 
 import json
 import re
@@ -29,7 +29,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from xml.sax.saxutils import escape, unescape
 
 from ministack.app import main
@@ -38,7 +38,7 @@ from ministack.core.lambda_runtime import Worker
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import cloudwatch, cloudwatch_logs, iam, lambda_svc, s3, sns, sqs
 
-_describe_alarms = cloudwatch._describe_alarms  # noqa: SLF001 - ministack has no public API for this
+_describe_alarms = cloudwatch._describe_alarms
 
 
 def describe_alarms(
@@ -58,33 +58,33 @@ def describe_alarms(
         else:
             request[name] = value[0]
     _, _, body = _describe_alarms({}, request, is_cbor=False, is_json=True)
-    return cloudwatch._xml(  # noqa: SLF001
+    return cloudwatch._xml(
         200, "DescribeAlarmsResponse", f"<DescribeAlarmsResult>{to_xml(json.loads(body))}</DescribeAlarmsResult>"
     )
 
 
-_list_object_versions = s3._list_object_versions  # noqa: SLF001
+_list_object_versions = s3._list_object_versions
 
 
 def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
     """Answer ListObjectVersions, with encoded keys if requested, as in ministack's other listings."""
     status, headers, body = _list_object_versions(bucket, query)
-    if s3._qp(query, "encoding-type") != "url" or status != HTTPStatus.OK:  # noqa: SLF001
+    if s3._qp(query, "encoding-type") != "url" or status != HTTPStatus.OK:
         return status, headers, body
     # An XML parser would reject keys with characters that XML can't contain.
     encoded = re.sub(
         r"(?<=<)(Key|Prefix|Delimiter|KeyMarker|NextKeyMarker)>([^<]+)",
-        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",  # noqa: SLF001
+        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",
         body.decode(),
     )
     end = "</ListVersionsResult>"
     return status, headers, encoded.replace(end, f"<EncodingType>url</EncodingType>{end}").encode()
 
 
-_fnmatch_compile = iam_evaluator._fnmatch_compile  # noqa: SLF001
+_fnmatch_compile = iam_evaluator._fnmatch_compile
 
 
-def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa: FBT001
+def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa: FBT001 - as ministack calls it
     """Return the regular expression for a policy's pattern, with wildcards that match any character."""
     compiled = _fnmatch_compile(pattern, ignore_case)
     return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
@@ -97,14 +97,14 @@ _move_tasks: dict[str, list[dict[str, Any]]] = {}
 def start_message_move_task(data: dict[str, Any], _url: str) -> dict[str, Any]:
     """Answer StartMessageMoveTask after moving all messages. Each becomes a new message, as on AWS."""
     source = data["SourceArn"]
-    queue = sqs._queue_by_arn(source)  # noqa: SLF001
+    queue = sqs._queue_by_arn(source)
     if queue is None:
-        raise sqs._Err("ResourceNotFoundException", "The resource that you specified for SourceArn doesn't exist.")  # noqa: SLF001
+        raise sqs._Err("ResourceNotFoundException", "The resource that you specified for SourceArn doesn't exist.")
     started = time.time()
     waiting = [message for message in queue["messages"] if message["visible_at"] <= started]
     for message in waiting:
-        destination: Any = sqs._queue_by_arn(data.get("DestinationArn") or message["sys"]["DeadLetterQueueSourceArn"])  # noqa: SLF001
-        sqs._act_send_message(  # noqa: SLF001
+        destination: Any = sqs._queue_by_arn(data.get("DestinationArn") or message["sys"]["DeadLetterQueueSourceArn"])
+        sqs._act_send_message(
             {"MessageBody": message["body"], "MessageAttributes": message["message_attributes"]}, destination["url"]
         )
         queue["messages"].remove(message)
@@ -126,8 +126,8 @@ def list_message_move_tasks(data: dict[str, Any], _url: str) -> dict[str, Any]:
     return {"Results": _move_tasks.get(data["SourceArn"], [])[: data.get("MaxResults", 1)]}
 
 
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 0.5
+_FIRST_RETRY_S: Final = 0.1
+_LONGEST_RETRY_S: Final = 0.5
 """The waits before retries of a throttled invocation, doubled each time. Lambda doesn't document its own."""
 
 _batch: ContextVar[tuple[str, float] | None] = ContextVar("_batch", default=None)
@@ -135,9 +135,9 @@ _batch: ContextVar[tuple[str, float] | None] = ContextVar("_batch", default=None
 _throttled: list[str] = []
 """The UUID of the event source mapping of each throttled batch."""
 
-_sqs_esm_concurrency = lambda_svc._sqs_esm_concurrency  # noqa: SLF001
-_run_sqs_batch = lambda_svc._run_sqs_batch  # noqa: SLF001
-_execute_function = lambda_svc._execute_function  # noqa: SLF001
+_sqs_esm_concurrency = lambda_svc._sqs_esm_concurrency
+_run_sqs_batch = lambda_svc._run_sqs_batch
+_execute_function = lambda_svc._execute_function
 
 
 def sqs_esm_concurrency(
@@ -186,7 +186,7 @@ def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[st
     return result
 
 
-_emit_lambda_logs = lambda_svc._emit_lambda_logs  # noqa: SLF001
+_emit_lambda_logs = lambda_svc._emit_lambda_logs
 
 
 def emit_lambda_logs(func: dict[str, Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as ministack calls it
@@ -197,38 +197,38 @@ def emit_lambda_logs(func: dict[str, Any], *args: Any, **kwargs: Any) -> None:  
     """
     config = func.get("config") or func
     group = f"/aws/lambda/{config['FunctionName']}"
-    if group not in cloudwatch_logs._log_groups:  # noqa: SLF001
+    if group not in cloudwatch_logs._log_groups:
         role = config["Role"].rpartition("/")[2]
         context = iam_evaluator.EvalContext(
             principal_arn=config["Role"],
             principal_type="AssumedRole",
             principal_account=get_account_id(),
             action="logs:CreateLogGroup",
-            resource_arn=cloudwatch_logs._make_group_arn(group),  # noqa: SLF001
+            resource_arn=cloudwatch_logs._make_group_arn(group),
             region=get_region(),
         )
-        policies = iam_evaluator._gather_role_policies(role, get_account_id())  # noqa: SLF001
+        policies = iam_evaluator._gather_role_policies(role, get_account_id())
         if iam_evaluator.evaluate(context, policies).decision != "Allow":
             return
     _emit_lambda_logs(func, *args, **kwargs)
 
 
-_create_function = lambda_svc._create_function  # noqa: SLF001
-_update_config = lambda_svc._update_config  # noqa: SLF001
-_execute_function_dispatch = lambda_svc._execute_function_dispatch  # noqa: SLF001
+_create_function = lambda_svc._create_function
+_update_config = lambda_svc._update_config
+_execute_function_dispatch = lambda_svc._execute_function_dispatch
 
 
 def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
     """Answer CreateFunction, and record the ID of the role that may decrypt the function's environment."""
     answer = _create_function(data)
     if answer[0] == HTTPStatus.CREATED:
-        lambda_svc._functions[data["FunctionName"]]["granted_to"] = _role_id(data["Role"])  # noqa: SLF001
+        lambda_svc._functions[data["FunctionName"]]["granted_to"] = _role_id(data["Role"])
     return answer
 
 
-def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401
+def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401 - as in ministack
     """Answer UpdateFunctionConfiguration, and record the ID of a new role that may decrypt the environment."""
-    function = lambda_svc._functions.get(name)  # noqa: SLF001
+    function = lambda_svc._functions.get(name)
     before = function and function["config"]["Role"]
     answer = _update_config(name, data)
     if function and data.get("Role", before) != before:
@@ -236,7 +236,7 @@ def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401
     return answer
 
 
-def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *args: Any) -> dict[str, Any]:  # noqa: ANN401
+def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *args: Any) -> dict[str, Any]:  # noqa: ANN401 - as in ministack
     """Run a function, or fail if its role was deleted and created again and can't decrypt its environment.
 
     Lambda encrypts the environment with a KMS key. It grants the key's use to the current role when the function is
@@ -250,16 +250,16 @@ def execute_function_dispatch(func: dict[str, Any], config: dict[str, Any], *arg
     return _execute_function_dispatch(func, config, *args)
 
 
-_create_esm = lambda_svc._create_esm  # noqa: SLF001
+_create_esm = lambda_svc._create_esm
 
 
-def create_esm(data: dict[str, Any]) -> Any:  # noqa: ANN401
+def create_esm(data: dict[str, Any]) -> Any:  # noqa: ANN401 - as in ministack
     """Answer CreateEventSourceMapping; refuse a second mapping for the same queue and function.
 
     aws/chalice #2146 quotes the message.
     """
     source, function = data["EventSourceArn"], data["FunctionName"].rpartition(":")[2]
-    for mapping in lambda_svc._esms.values():  # noqa: SLF001
+    for mapping in lambda_svc._esms.values():
         if (mapping["EventSourceArn"], mapping["FunctionName"]) == (source, function):
             message = (
                 f'An event source mapping with SQS arn (" {source} ") and function (" {function} ") already exists. '
@@ -270,16 +270,16 @@ def create_esm(data: dict[str, Any]) -> Any:  # noqa: ANN401
 
 
 def _role_id(arn: str) -> str | None:
-    role = iam._roles.get(arn.rpartition("/")[2])  # noqa: SLF001
+    role = iam._roles.get(arn.rpartition("/")[2])
     return role and role["RoleId"]
 
 
-_subscribe = sns._subscribe  # noqa: SLF001
-_unsubscribe = sns._unsubscribe  # noqa: SLF001
-_list_subscriptions_by_topic = sns._list_subscriptions_by_topic  # noqa: SLF001
+_subscribe = sns._subscribe
+_unsubscribe = sns._unsubscribe
+_list_subscriptions_by_topic = sns._list_subscriptions_by_topic
 
 
-def subscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+def subscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401 - as in ministack
     """Answer Subscribe; an e-mail subscription must be confirmed ("Subscribe", Amazon SNS API Reference).
 
     No mail is sent. The token that it would contain is the last part of the subscription's ARN.
@@ -293,27 +293,24 @@ def subscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
     return answer
 
 
-def unsubscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+def unsubscribe(params: dict[str, list[str]]) -> Any:  # noqa: ANN401 - as in ministack
     """Answer Unsubscribe; refuse to delete an unconfirmed subscription.
 
     The AWS provider handles this error (`resourceTopicSubscriptionDelete` in terraform-provider-aws).
     """
     arn = params["SubscriptionArn"][0]
     pending = {
-        each["arn"]
-        for topic in sns._topics.values()  # noqa: SLF001
-        for each in topic["subscriptions"]
-        if not each["confirmed"]
+        each["arn"] for topic in sns._topics.values() for each in topic["subscriptions"] if not each["confirmed"]
     }
     if arn in pending:
         message = (
             "Invalid parameter: SubscriptionArn Reason: Cannot unsubscribe a subscription that is pending confirmation"
         )
-        return sns._error("InvalidParameter", message, 400)  # noqa: SLF001
+        return sns._error("InvalidParameter", message, 400)
     return _unsubscribe(params)
 
 
-def list_subscriptions_by_topic(params: dict[str, list[str]]) -> Any:  # noqa: ANN401
+def list_subscriptions_by_topic(params: dict[str, list[str]]) -> Any:  # noqa: ANN401 - as in ministack
     """Answer ListSubscriptionsByTopic, without the ARNs of unconfirmed subscriptions."""
     status, headers, body = _list_subscriptions_by_topic(params)
     for each in _subscriptions(params):
@@ -323,7 +320,7 @@ def list_subscriptions_by_topic(params: dict[str, list[str]]) -> Any:  # noqa: A
 
 
 def _subscriptions(params: dict[str, list[str]]) -> list[dict[str, Any]]:
-    topic = sns._topics.get(params["TopicArn"][0], {})  # noqa: SLF001
+    topic = sns._topics.get(params["TopicArn"][0], {})
     return list(topic.get("subscriptions", []))
 
 
@@ -342,15 +339,15 @@ def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
 
 if __name__ == "__main__":
     setattr(cloudwatch, "_describe_alarms", describe_alarms)  # noqa: B010 - a plain assignment has the wrong type
-    setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010
-    setattr(iam_evaluator, "_fnmatch_compile", fnmatch_compile)  # noqa: B010
+    setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010 - as above
+    setattr(iam_evaluator, "_fnmatch_compile", fnmatch_compile)  # noqa: B010 - as above
     handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
-    drain = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)  # noqa: SLF001
-    setattr(Worker, "_drain_stderr_bounded", drain)  # noqa: B010
-    sqs._HANDLERS.update(handlers)  # noqa: SLF001
-    setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010
-    setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010
-    setattr(lambda_svc, "_execute_function", execute_function)  # noqa: B010
+    drain = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)
+    setattr(Worker, "_drain_stderr_bounded", drain)  # noqa: B010 - as above
+    sqs._HANDLERS.update(handlers)
+    setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010 - as above
+    setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010 - as above
+    setattr(lambda_svc, "_execute_function", execute_function)  # noqa: B010 - as above
     for patch in (emit_lambda_logs, create_function, create_esm, update_config, execute_function_dispatch):
         setattr(lambda_svc, f"_{patch.__name__}", patch)
     for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
