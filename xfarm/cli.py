@@ -88,7 +88,7 @@ def xfarm() -> None:
     """
     if SYSTEM != "posix":
         raise UserError("xfarm runs on Linux and macOS: on Windows, use WSL.")
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a closed one is None
         # Print characters that the terminal's encoding lacks as escapes.
         stream.reconfigure(errors="backslashreplace")  # pyrefly: ignore[missing-attribute]
 
@@ -175,8 +175,8 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
     from xfarm.orchestrator import targets
 
     stack, *files = paths if paths[0] in targets.known_stacks() else (LOCAL, *paths)
-    if not files:
-        raise click.UsageError(f"name the files to send to '{stack}'.")
+    if not all(files) or not files:
+        raise click.UsageError(f"name the files to send to '{stack}'; an empty name is not one.")
     send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
 
 
@@ -195,7 +195,7 @@ def status(stack: str, *, as_json: bool) -> None:
 
 @xfarm.command()
 @_stack
-@click.option("--port", default=8347, show_default=True, help="The port of the page.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8347, show_default=True, help="The port of the page.")
 def watch(stack: str, port: int) -> None:
     """Serve a live page of the pipeline. For `local`, you can drop files on it."""
     from xfarm.watch.server import run

@@ -63,6 +63,19 @@ def test_the_address_for_alarms_is_optional_as_version_0_1_0_does_not_export_it(
     assert deployed("dev", EXPORTS | {"messaging": messaging}).alarm_email == "ops@example.org"
 
 
+@pytest.mark.parametrize("kind", ["fifo", "broken link", "link to a folder"])
+def test_nothing_in_a_folder_is_passed_over_in_silence(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.csv").touch()
+    if kind == "fifo":
+        os.mkfifo(folder / "odd")
+    else:
+        (folder / "odd").symlink_to(tmp_path if kind == "link to a folder" else tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"odd' is neither a file nor a folder"):
+        send.find([folder])
+
+
 # Files to send
 
 

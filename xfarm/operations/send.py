@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +28,6 @@ from xfarm.operations.pipeline import counts, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
-    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
@@ -80,6 +81,29 @@ class Arrival:
     error: str = ""
 
 
+def _walk(folder: Path) -> list[Path]:
+    """Return the files in a folder and in its folders.
+
+    Raises:
+        UserError: Something in it can't be read, or is neither a file nor a folder: no file is passed over in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"'{error.filename}' can't be read: {error.strerror}.")
+
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        for path in (Path(parent, name) for name in (*names, *folders)):
+            if path.is_file():
+                found.append(path)
+            elif path.is_symlink() or not path.is_dir():
+                raise UserError(
+                    f"'{path}' is neither a file nor a folder, but a link to a folder, a broken link or a device: "
+                    "remove it, or name the files to send."
+                )
+    return sorted(found)
+
+
 def find(paths: Iterable[Path]) -> dict[str, Path]:
     """Return the files to send by their names in the bucket. A file in a folder is named by its path in that folder.
 
@@ -89,7 +113,7 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+            found = {file.relative_to(path).as_posix(): file for file in _walk(path)}
             if not found:
                 raise UserError(f"the folder '{path}' contains no files.")
         elif path.is_file():

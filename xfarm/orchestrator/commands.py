@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -51,7 +52,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     Raises:
         UserError: The operation was not started.
     """
-    console = Console(soft_wrap=True, stderr=as_json)
+    console = _Console(soft_wrap=True, stderr=as_json)
     selected = _select(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
     reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
@@ -66,6 +67,15 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         return 1
     different = any(report.changed or report.outputs for report in reports)
     return DIFFERENT if different and (exit_code or operation == "drift") else 0
+
+
+class _Console(Console):
+    """A console whose reader may go away, as in `xfarm deploy | head`: the operation goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class _Session:

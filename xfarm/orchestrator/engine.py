@@ -165,7 +165,7 @@ class Engine:
     def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
         """Return the types and ids of the resources of projects that were deployed when this engine was created."""
         states = [scratch.resources(self._exported[project]) for project in projects]
-        return [(resource["type"], resource.get("id", "")) for state in states for resource in state]
+        return [(resource["type"], resource["id"]) for state in states for resource in state if resource.get("id")]
 
     def exports(self) -> dict[str, Outputs | None]:
         """Return what each project exported when this engine was made; None where it was not deployed."""
