@@ -80,7 +80,7 @@ def check(checkout: Checkout, counts: Counts, name: str, *options: str) -> None:
     reports = []
     for command in ("preview", "deploy"):
         answer = checkout.run(command, "--json", *options)
-        assert answer.returncode == 0, f"{name}: {answer.stdout}{answer.stderr}"
+        assert answer.returncode == 0, f"{name}: {answer.returncode} {answer.stdout}{answer.stderr}"
         reports.append(json.loads(answer.stdout))
     plan, done = reports
     steps = _steps(plan).values()
