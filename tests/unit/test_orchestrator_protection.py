@@ -1,4 +1,4 @@
-"""What the engine's events tell of files that would be lost."""
+"""What the engine's events say about files that would be lost."""
 
 from typing import Any
 

@@ -84,7 +84,7 @@ class Steps:
         self._steps: dict[str, list[StepEventMetadata]] = {}
 
     def hear(self, event: EngineEvent) -> None:
-        """Note what an event tells of a resource."""
+        """Record what an event says about a resource."""
         if event.resource_pre_event and event.resource_pre_event.metadata.op.value == "refresh":
             self._refreshed.add(event.resource_pre_event.metadata.urn)
         elif event.res_outputs_event:

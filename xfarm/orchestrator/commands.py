@@ -161,7 +161,7 @@ class _Run:
     Args:
         engine: Deals with each stack.
         display: Shows what it does.
-        interrupted: Is set where nothing more is to be begun.
+        interrupted: Set when nothing more is to be started.
         refresh: Whether to look first at what is really there.
         plan: What was found of each project in the plan that was agreed to, where there was one.
     """

@@ -119,9 +119,9 @@ class Engine:
 
     Args:
         stack: The name of the stacks.
-        on_event: Is told what the engine does.
-        say: Is told, in lines for people, what is done besides.
-        stopping: Is set where nothing more is to be begun.
+        on_event: Called with each event of the engine.
+        say: Called with each line for the user.
+        stopping: Set when nothing more is to be started.
 
     Raises:
         UserError: The stacks' state can't be reached, or the Pulumi CLI is too old.
@@ -359,7 +359,7 @@ def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refr
     Args:
         project: The stack's project.
         act: Does it, and tells what it is given of the engine's events.
-        on_event: Is told of them too.
+        on_event: Called with each of them too.
         refreshing: Whether what a refresh finds is to be reported.
     """
     report = Report(project)
@@ -426,7 +426,7 @@ def _command() -> PulumiCommand:
     """Return the Pulumi CLI.
 
     Raises:
-        UserError: It is too old for `--ignore-protect`, which the release notes of Pulumi 3.256.0 tell of.
+        UserError: It is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
     """
     try:
         return PulumiCommand(version=VersionInfo(3, 256, 0))

@@ -23,7 +23,7 @@ class Planner:
         deployed: What every project exports now, also those that are not in `graph`.
         preview: Previews one against what the others export.
         show: Shows what was found, of each project after those it needs; returns whether it can be deployed.
-        stopping: Is set where nothing more is to be begun.
+        stopping: Set when nothing more is to be started.
     """
 
     def __init__(

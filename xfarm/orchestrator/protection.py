@@ -52,10 +52,10 @@ def refusing(
         deployment: The state before the update.
         project: The stack's project.
         stack: The stack's name.
-        on_event: Is told of the events.
+        on_event: Called with each event.
 
     Yields:
-        What is to be told of the events of the update, or of its preview, in the place of `on_event`.
+        The function to pass events of the update, or of its preview, to instead of `on_event`.
 
     Raises:
         UserError: Something would be lost.
