@@ -8,7 +8,7 @@ from xfarm.paths import ROOT
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-_FENCED = re.compile(r"^``(\w*)\n(.*?)^``$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def prose(page: Path) -> str:

@@ -31,6 +31,11 @@ def test_no_link_is_dead(page: Path) -> None:
             assert not anchor or anchor in docs.anchors(target), f"{page.name} links to {link}: no such heading"
 
 
+@by_name
+def test_every_shell_block_is_read(page: Path) -> None:
+    assert len(docs.blocks(page)) == page.read_text(encoding="utf-8").count("```sh\n")
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
     reached: set[Path] = set()
     new = {docs.README}
