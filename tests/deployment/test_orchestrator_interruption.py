@@ -70,7 +70,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     eventually(lambda: not stress.session(process.pid), seconds=5)
 
     again = stress.finish(small, "deploy")
-    assert "cut off" not in again
+    assert "interrupted" not in again
     assert "lock" not in again
     assert deployed(small)
 
