@@ -183,6 +183,18 @@ def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(
     assert not (tmp_path / "state").exists()
 
 
+def test_a_preview_of_a_destruction_resolves_pending_operations_in_its_copy(cli: Cli) -> None:
+    cli.states(INTERRUPTED)
+    engine = Engine("dev", lambda *_: None, print)
+    with pytest.raises(RuntimeError, match="summary event"):
+        engine.preview("storage", engine.exports(), destroying=True)
+    *resolving, destruction = cli.log.splitlines()[3:]
+    assert cli.commands[3:] == ["storage refresh", "storage stack export", "storage stack import", "storage destroy"]
+    # Of these commands, only `pulumi destroy` has this option.
+    assert [("--ignore-protect" in command) for command in (*resolving, destruction)] == [False, False, False, True]
+    assert "--preview-only" in destruction
+
+
 def test_a_preview_on_pulumi_cloud_uses_current_outputs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PULUMI_BACKEND_URL", "https://api.pulumi.com")
     preview = Engine("dev", lambda *_: None, print).preview("storage", {})
