@@ -300,9 +300,7 @@ class Engine:
         if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
             refresh = True
             what = ", ".join(names)
-            self._notify(
-                f"{project}: the last update was interrupted. Looking up in AWS what it did{what and ' to '}{what}."
-            )
+            self._notify(f"{project}: the last update was interrupted. Looking for what it did{what and ' to '}{what}.")
         if destroying:
             stack = _Stack(self._stack, project, self._command, "--ignore-protect")
         elif protection.unprotected(scratch.deployment(self._states[project])):
