@@ -167,7 +167,10 @@ def test_a_bucket_destroyed_by_hand_under_the_others_comes_back_by_another_name_
     assert done.returncode == 0, done.stdout
     assert stress.contents(changed)["buckets"] == []
     changed.configure("storage", "local", bucketName=NEWEST)
-    stress.finish(changed, "deploy", "--refresh")
+    for command in ("preview", "deploy"):
+        shown = stress.finish(changed, command)
+        assert "'storage' is not deployed, although 'messaging' needs it: refreshing first" in shown
+        assert "+ messaging  bucket-notification" in shown
     assert stress.contents(changed)["buckets"] == [NEWEST]
     (sent,) = changed.client("s3").get_bucket_notification_configuration(Bucket=NEWEST)["QueueConfigurations"]
     _, attributes = queue(changed)

@@ -115,6 +115,9 @@ class _Session:
         with Display(self._console, "preview" if self._planned else self._operation) as display:
             engine = Engine(self._stack, display.event, display.notify, interrupted)
             _refuse_gaps(engine, self._operation, everything, selected)
+            if self._operation in {"deploy", "preview"} and (missing := _missing(engine, everything, selected)):
+                display.notify(f"{missing}: refreshing first, as AWS may have deleted more with it.")
+                self._refresh = True
             with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
                 if self._planned or self._operation == "preview":
@@ -125,6 +128,8 @@ class _Session:
                     run.update(self._operation, needs)
         if not self._planned:
             return run.reports
+        if interrupted.is_set():
+            raise UserError(f"interrupted by Ctrl-C, so nothing was {_DONE[self._operation]}.")
         self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
             engine.redirect(display.event, display.notify)
@@ -273,6 +278,19 @@ def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, 
                 raise UserError(
                     f"'{project}' can't be {_DONE[operation]} because {reason}: {operation} '{other}' first."
                 )
+
+
+def _missing(engine: Engine, everything: graph.Graph, selected: set[str]) -> str:
+    """Return which project was destroyed while another that needs it is still deployed; an empty string if none was."""
+    return next(
+        (
+            f"'{other}' is not deployed, although '{project}' needs it"
+            for project in graph.order(everything)
+            for other in everything[project]
+            if project in selected and engine.resources(project) and not engine.resources(other)
+        ),
+        "",
+    )
 
 
 _DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
