@@ -115,7 +115,7 @@ def test_files_and_results_move_to_another_bucket_by_the_documented_commands(cha
     creation, move = ("\n".join(blocks[f"Another bucket name{number}"]) for number in ("", " 2"))
     (removal,) = (span for span in docs.code_spans(page) if span.startswith("aws s3 rb "))
     path = f"{aws_cli}{os.pathsep}{os.environ['PATH']}"
-    environment = f'eval "$(xfarm env)"; PATH={path}'
+    environment = blocks["Another bucket name"][0]
     for name in ("a", "b"):
         upload(changed, OLD, name, name.encode())
     # Nothing relates the sequencers of two buckets: this one is greater than any in the new bucket.
@@ -125,7 +125,7 @@ def test_files_and_results_move_to_another_bucket_by_the_documented_commands(cha
     assert done.returncode == 0, done.stdout + done.stderr
     upload(changed, OLD, "late", b"late")
     eventually(lambda: idle(changed))
-    done = shell(changed, f"{environment}\n{move}")
+    done = shell(changed, f"{environment}\n{move}", PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
 
     moved = objects(changed, NEW)
@@ -141,7 +141,7 @@ def test_files_and_results_move_to_another_bucket_by_the_documented_commands(cha
     upload(changed, NEW, "c", b"c")
     assert objects(changed, NEW).items() >= {key: each for key, each in moved.items() if "/a" not in key}.items()
 
-    done = shell(changed, f"{environment}\n{removal}")
+    done = shell(changed, f"{environment}\n{removal}", PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stress.contents(changed)["buckets"] == [NEW]
     planned = json.loads(stress.finish(changed, "preview", "--refresh", "--json"))

@@ -102,9 +102,9 @@ class Display:
                 self._show_progress(project)
             elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
                 message = event.diagnostic_event.message.strip()
-                name = _name(event.diagnostic_event.urn or "")
+                source = f"{project} {_name(event.diagnostic_event.urn or '')}".rstrip()
                 colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
-                self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
+                self._console.print(f"  [{colour}]{source}[/]", _plain(message), highlight=False)
 
     def _start_resource(self, project: str, step: StepEventMetadata) -> None:
         if step.type.startswith("pulumi:"):
