@@ -96,8 +96,8 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "PATH": _prepend(toolchain.path, kept.get("PATH", "")),
-            # Without `metadata=skip`, Pulumi keeps a second file for each state file and does not replace it atomically:
-            # if killed while writing it, every later command fails ("fileblob", Go CDK documentation).
+            # Without `metadata=skip`, Pulumi also writes a file of metadata beside each state file, but not atomically:
+            # after a kill in between, every later command fails ("fileblob", Go CDK documentation).
             "PULUMI_BACKEND_URL": (folder / "state").as_uri() + "?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
