@@ -63,6 +63,11 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     released.set()
     output = process.communicate()[0]
     assert process.returncode == 1
-    print(output)
-    assert "Traceback" not in output
+    assert [
+        line.split()[:2] for line in output.partition("press Ctrl-C again to stop at once.")[2].splitlines() if line
+    ] == [
+        ["stack", "outcome"],
+        ["alpha", "stopped"],
+        ["beta", "stopped"],
+    ]
     eventually(lambda: not stress.session(process.pid), seconds=5)

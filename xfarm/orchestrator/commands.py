@@ -201,6 +201,7 @@ class _Run:
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
         def show(preview: Preview) -> bool:
+            self._mark_stopped(preview.report)
             self._display.plan(preview)
             self.previews[preview.report.project] = preview
             return self._end(preview.report)
@@ -232,9 +233,12 @@ class _Run:
             needs = reads  # drift compares each stack with its own state
         self._leave_out(graph.walk(needs, run))
 
-    def _end(self, report: Report) -> bool:
+    def _mark_stopped(self, report: Report) -> None:
         if self._interrupted.is_set() and report.outcome == "failed":
             report.outcome = "stopped"
+
+    def _end(self, report: Report) -> bool:
+        self._mark_stopped(report)
         self.reports[report.project] = report
         self._display.finish(report)
         return report.outcome not in {"failed", "outdated"}

@@ -81,7 +81,7 @@ class Display:
         for note in preview.notes:
             self.notify(note)
         for event in preview.events:
-            if event.diagnostic_event:
+            if event.diagnostic_event and preview.report.outcome != "stopped":
                 self.event(preview.report.project, event)
         for line in plan(preview.report):
             self._console.print(line, highlight=False)
