@@ -171,6 +171,22 @@ def test_nothing_is_done_without_a_confirmation(
     assert (set(stacks.done), asked) == (PLANS, [])
 
 
+def test_a_second_plan_that_is_declined_does_not_deny_what_was_done(
+    stacks: Stacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks.changed = {"messaging": [["its state"]]}
+    answers = iter(("yes", "no"))
+
+    def answer(_console: Console, _question: str) -> str:
+        return next(answers)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(Console, "input", answer)
+    with pytest.raises(UserError, match="that was not 'yes', so nothing more was done"):
+        commands.operate("deploy", "dev")
+    assert stacks.done[3:4] == ["deploy storage"]
+
+
 @pytest.mark.parametrize("options", [{}, {"yes": True}])
 def test_an_incomplete_plan_is_not_deployed(stacks: Stacks, asked: list[str], options: dict[str, Any]) -> None:
     stacks.failing = {"messaging"}

@@ -88,6 +88,7 @@ class _Session:
         self._refresh = refresh
         self._planned = operation in _DONE and stack != targets.LOCAL
         self._asking = self._planned and not yes
+        self._nothing = "nothing"
         if self._asking and not sys.stdin.isatty():
             raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
@@ -105,6 +106,7 @@ class _Session:
             outdated = any(reports[project].outcome == "outdated" for project in remaining)
             again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
             remaining = again if outdated and self._asking else set()
+            self._nothing = "nothing more"
         in_order = graph.order(graph.subgraph(everything, selected))
         return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
 
@@ -129,7 +131,7 @@ class _Session:
         if not self._planned:
             return run.reports
         if interrupted.is_set():
-            raise UserError(f"interrupted by Ctrl-C, so nothing was {_DONE[self._operation]}.")
+            raise UserError(f"interrupted by Ctrl-C, so {self._nothing} was {_DONE[self._operation]}.")
         self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
             engine.redirect(display.event, display.notify)
@@ -153,11 +155,11 @@ class _Session:
         """
         self._console.print(summary(plan.values(), "preview"))
         if not all(report.outcome in {"done", "absent"} for report in plan.values()):
-            raise UserError(f"the plan is incomplete (see above), so nothing was {_DONE[self._operation]}.")
+            raise UserError(f"the plan is incomplete (see above), so {self._nothing} was {_DONE[self._operation]}.")
         for loss in losses:
             self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
         if self._asking and any(report.changed or report.outputs for report in plan.values()):
-            _confirm(self._operation, self._stack, self._console)
+            _confirm(self._operation, self._stack, self._console, self._nothing)
 
 
 class _Run:
@@ -300,10 +302,10 @@ def _missing(engine: Engine, everything: graph.Graph, selected: set[str]) -> str
 _DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
-def _confirm(operation: Operation, stack: str, console: Console) -> None:
+def _confirm(operation: Operation, stack: str, console: Console, nothing: str = "nothing") -> None:
     expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
     if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
-        raise UserError(f"that was not '{expected}', so nothing was done.")
+        raise UserError(f"that was not '{expected}', so {nothing} was done.")
 
 
 @contextlib.contextmanager
