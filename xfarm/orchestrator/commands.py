@@ -54,7 +54,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     """
     console = _Console(soft_wrap=True, stderr=as_json)
     selected = _select(graph.dependencies(), only, first)
-    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
+    say = Console(stderr=True, soft_wrap=True, highlight=False).print
+    targets.activate(stack, say, engines=True, preview=operation == "preview")
     reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
     succeeded = all(report.outcome in {"done", "absent"} for report in reports)
     if as_json:
@@ -114,16 +115,18 @@ class _Session:
         needs = graph.subgraph(everything, selected)
         with Display(self._console, "preview" if self._planned else self._operation) as display:
             engine = Engine(self._stack, display.event, display.notify, interrupted)
+            _refuse_other_region(engine, self._stack)
             _refuse_gaps(engine, self._operation, everything, selected)
+            planned = self._planned or self._in_the_way(engine)
             with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
-                if self._planned or self._operation == "preview":
+                if planned or self._operation == "preview":
                     run.plan(needs, destroying=self._operation == "destroy")
                 else:
                     for loss in self._losses(engine, needs):
                         display.notify(f"Deletes {loss}.")
                     run.update(self._operation, needs)
-        if not self._planned:
+        if not planned:
             return run.reports
         self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
@@ -131,6 +134,14 @@ class _Session:
             update = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.previews)
             update.update(self._operation, needs)
         return update.reports
+
+    def _in_the_way(self, engine: Engine) -> bool:
+        """Return whether `local`, which needs no plan, does need one: to find what exists outside of an empty state."""
+        if self._operation != "deploy" or self._planned or any(map(engine.resources, graph.dependencies())):
+            return False
+        from xfarm.orchestrator import existing  # noqa: PLC0415 - slow to load, and seldom needed
+
+        return existing.anything()
 
     def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
         """Return a line for each resource with files or messages that would be deleted."""
@@ -195,10 +206,20 @@ class _Run:
             self._display.start(project)
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
+        def conflicts(preview: Preview) -> list[str]:
+            from xfarm.orchestrator import existing  # noqa: PLC0415 - slow to import
+
+            return existing.conflicts(preview.report.steps, self._engine.pending(preview.report.project))
+
         def show(preview: Preview) -> bool:
             self._display.plan(preview)
-            self.previews[preview.report.project] = preview
-            return self._end(preview.report)
+            report = preview.report
+            self.previews[report.project] = preview
+            if report.outcome == "done" and not destroying and (taken := conflicts(preview)):
+                report.outcome, report.reason = "failed", "; ".join(taken)
+                self._end(report)
+                return True  # the projects after it can be shown all the same
+            return self._end(report)
 
         if destroying:
             needs = dict.fromkeys(needs, ())  # a destruction reads no outputs
@@ -247,6 +268,20 @@ def _select(everything: graph.Graph, only: str | None, first: str | None) -> set
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
+
+
+def _refuse_other_region(engine: Engine, stack: str) -> None:
+    """Refuse to operate on stacks that were deployed in another region: their resources would be replaced.
+
+    Raises:
+        UserError: A resource is in another region.
+    """
+    region = os.environ["AWS_REGION"]
+    if others := engine.regions() - {region}:
+        raise UserError(
+            f"'{stack}' is deployed in {' and '.join(sorted(others))}, and AWS_REGION is {region}: set AWS_REGION to "
+            f"the region of the stack, or create a stack of another name with 'xfarm new-stack' for {region}."
+        )
 
 
 def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, selected: set[str]) -> None:

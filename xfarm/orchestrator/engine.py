@@ -169,6 +169,16 @@ class Engine:
         states = [scratch.resources(self._states[project]) for project in projects]
         return [(resource["type"], resource["id"]) for state in states for resource in state if resource.get("id")]
 
+    def pending(self, project: str) -> set[str]:
+        """Return the URNs of the resources of a project whose creation was interrupted."""
+        operations = (self._states[project] or {}).get("pending_operations") or []
+        return {operation["resource"]["urn"] for operation in operations if operation["type"] == "creating"}
+
+    def regions(self) -> set[str]:
+        """Return the regions that resources were deployed in when this engine was created."""
+        found = (scratch.region(resource) for state in self._exported.values() for resource in scratch.resources(state))
+        return {region for region in found if region}
+
     def exports(self) -> dict[str, Outputs | None]:
         """Return each project's outputs when this engine was created; None for a stack that was not deployed."""
         return {project: scratch.exported(state) for project, state in self._states.items()}
