@@ -41,6 +41,8 @@ class Engine:
     def __init__(self, stacks: Stacks) -> None:
         self._stacks = stacks
 
+    previews_in_place = False
+
     def redirect(self, _on_event: OnStackEvent, _notify: Callable[[str], None]) -> None:
         """Ignore the callbacks."""
 
@@ -227,7 +229,7 @@ def test_what_exists_already_is_refused_before_anything_is_changed_and_the_rest_
     stacks: Stacks, in_the_way: list[str], capsys: pytest.CaptureFixture[str], operation: Operation
 ) -> None:
     if operation == "deploy":
-        with pytest.raises(UserError, match="there is no plan for all of it"):
+        with pytest.raises(UserError, match="the plan is incomplete"):
             commands.operate("deploy", "dev", yes=True)
     else:
         assert commands.operate("preview", "dev") == 1

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import graph, planning, scratch, targets
+from xfarm.orchestrator import graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
@@ -196,11 +196,10 @@ class _Run:
 
     def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
         """Preview each project with the planned outputs of the projects that it needs."""
-        if not scratch.usable():
+        if self._engine.previews_in_place:
             self._display.notify(
                 "The state is in Pulumi Cloud: each stack is shown with the current outputs of the others."
             )
-            self._engine.create_missing(graph.dependencies())
 
         def preview(project: str, exports: planning.Exports) -> Preview:
             self._display.start(project)
