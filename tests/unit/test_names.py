@@ -10,6 +10,7 @@ import pytest
 from shared import names
 from tests.support import stack_program
 from tests.support.stack_program import UPSTREAM, Program
+from xfarm.orchestrator import existing
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT
 
@@ -105,3 +106,15 @@ def test_no_source_has_an_arn_of_one_partition() -> None:
 
 def _code(source: str) -> str:
     return re.sub(r"#.*", "", source)
+
+
+def test_every_name_can_be_looked_up_before_a_deployment() -> None:
+    named = {
+        kind
+        for program in programs("prod").values()
+        for kind, resource in zip(program.types.values(), program.resources.values(), strict=True)
+        if "name" in resource
+    }
+    missing = named - existing.KINDS.keys()
+    assert not missing, f"add {missing} to KINDS and _LOOKUPS in xfarm/orchestrator/existing.py"
+    assert existing.KINDS.keys() <= existing._LOOKUPS.keys()  # noqa: SLF001 - what the message names

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import graph, planning, targets
+from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
@@ -117,7 +117,7 @@ class _Session:
             engine = Engine(self._stack, display.event, display.notify, interrupted)
             _refuse_other_region(engine, self._stack)
             _refuse_gaps(engine, self._operation, everything, selected)
-            planned = self._planned or self._in_the_way(engine)
+            planned = self._planned or self._has_strangers(engine)
             with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
                 if planned or self._operation == "preview":
@@ -135,13 +135,10 @@ class _Session:
             update.update(self._operation, needs)
         return update.reports
 
-    def _in_the_way(self, engine: Engine) -> bool:
-        """Return whether `local`, which needs no plan, does need one: to find what exists outside of an empty state."""
-        if self._operation != "deploy" or self._planned or any(map(engine.resources, graph.dependencies())):
-            return False
-        from xfarm.orchestrator import existing  # noqa: PLC0415 - slow to load, and seldom needed
-
-        return existing.anything()
+    def _has_strangers(self, engine: Engine) -> bool:
+        """Return whether `local` needs a plan, too, because its account has resources and its state has none."""
+        deployed = any(map(engine.resources, graph.dependencies()))
+        return self._operation == "deploy" and not self._planned and not deployed and existing.anything()
 
     def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
         """Return a line for each resource with files or messages that would be deleted."""
@@ -205,20 +202,16 @@ class _Run:
             self._display.start(project)
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
-        def conflicts(preview: Preview) -> list[str]:
-            from xfarm.orchestrator import existing  # noqa: PLC0415 - slow to import
-
-            return existing.conflicts(preview.report.steps, self._engine.pending(preview.report.project))
-
         def show(preview: Preview) -> bool:
             self._display.plan(preview)
             report = preview.report
             self.previews[report.project] = preview
-            if report.outcome == "done" and not destroying and (taken := conflicts(preview)):
-                report.outcome, report.reason = "failed", "; ".join(taken)
-                self._end(report)
-                return True  # the projects after it can be shown all the same
-            return self._end(report)
+            if report.outcome != "done" or destroying:
+                return self._end(report)
+            if conflicts := existing.conflicts(report.steps, self._engine.pending(report.project)):
+                report.outcome, report.reason = "failed", "; ".join(conflicts)
+            self._end(report)
+            return True  # with a conflict, the projects after it can be shown all the same
 
         if destroying:
             needs = dict.fromkeys(needs, ())  # a destruction reads no outputs
