@@ -160,7 +160,7 @@ def test_errors_that_do_not_mean_missing_are_raised(name: str, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("account")
-@pytest.mark.parametrize(("number", "kind"), enumerate(KINDS))
+@pytest.mark.parametrize(("number", "kind"), list(enumerate(KINDS)))
 def test_an_account_is_empty_until_it_has_one_of_these(
     number: int, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
