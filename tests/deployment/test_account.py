@@ -31,10 +31,10 @@ from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import ROOT
 
 ACCOUNT = "000000000000"
+STATE_BUCKET = f"xfarm-pipeline-state-{ACCOUNT}-{REGION}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/deployer"
 ROLE_S = 10
 """Long enough for a request to arrive on a busy machine, and much less than a deployment takes."""
-EVERYTHING = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
 
 @dataclass
@@ -49,10 +49,22 @@ class Account:
     """The variables with which Pulumi is found, as after its official installation."""
 
     @property
+    def endpoint(self) -> str:
+        """The value for AWS_ENDPOINT_URL."""
+        return f"http://127.0.0.1:{self.proxy.server_port}"
+
+    @property
+    def bucket(self) -> str:
+        """The bucket for files."""
+        buckets = self.checkout.client("s3").list_buckets()["Buckets"]
+        (name,) = [each["Name"] for each in buckets if each["Name"] != STATE_BUCKET]
+        return str(name)
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables of a user who deploys, with credentials that end soon."""
-        url = f"http://127.0.0.1:{self.proxy.server_port}"
-        return self.keys | self.tools | {"AWS_ASSUME_ROLE": ROLE, "AWS_REGION": REGION, "AWS_ENDPOINT_URL": url}
+        variables = {"AWS_ASSUME_ROLE": ROLE, "AWS_REGION": REGION, "AWS_ENDPOINT_URL": self.endpoint}
+        return self.keys | self.tools | variables
 
     def xfarm(self, *arguments: str) -> str:
         """Run a command, and return what it prints."""
@@ -91,27 +103,36 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
     emulator = Emulator(checkout.emulator.directory, checkout.port, enforces_iam=True)
     emulator.start()
-    iam = checkout.client("iam")
-    trust = {"Statement": [{"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}]}
-    iam.create_role(RoleName="deployer", AssumeRolePolicyDocument=json.dumps(trust))
-    iam.put_role_policy(RoleName="deployer", PolicyName="all", PolicyDocument=json.dumps(EVERYTHING))
-    iam.create_user(UserName="ci")
-    assume = {"Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": ROLE}]}
-    iam.put_user_policy(UserName="ci", PolicyName="assume", PolicyDocument=json.dumps(assume))
-    key = iam.create_access_key(UserName="ci")["AccessKey"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GATEWAY_PORT", str(checkout.port))
         tools = prepare(checkout.root, print)
     with FaultyAws(checkout.port) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         proxy.role_s = ROLE_S
-        keys = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-        account = Account(checkout, proxy, keys, {name: tools[name] for name in ("PATH", "PULUMI_HOME")})
-        account.xfarm("bootstrap", "dev")
-        account.xfarm("deploy", "dev", "--yes")
-        yield account
-        proxy.shutdown()
-    emulator.stop()
+        account = Account(
+            checkout, proxy, access_key(checkout), {name: tools[name] for name in ("PATH", "PULUMI_HOME")}
+        )
+        try:
+            account.xfarm("bootstrap", "dev")
+            account.xfarm("deploy", "dev", "--yes")
+            yield account
+        finally:
+            proxy.shutdown()
+            emulator.stop()
+
+
+def access_key(checkout: Checkout) -> dict[str, str]:
+    """Create the role and a user who may do nothing but assume it, and return the user's access key."""
+    iam = checkout.client("iam")
+    trust = {"Statement": [{"Effect": "Allow", "Principal": {"AWS": ACCOUNT}, "Action": "sts:AssumeRole"}]}
+    iam.create_role(RoleName="deployer", AssumeRolePolicyDocument=json.dumps(trust))
+    everything = {"Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    iam.put_role_policy(RoleName="deployer", PolicyName="all", PolicyDocument=json.dumps(everything))
+    iam.create_user(UserName="ci")
+    assume = {"Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": ROLE}]}
+    iam.put_user_policy(UserName="ci", PolicyName="assume", PolicyDocument=json.dumps(assume))
+    key = iam.create_access_key(UserName="ci")["AccessKey"]
+    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
 
 # Commands that take longer than credentials are valid
@@ -119,9 +140,14 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 def test_send_outlasts_its_credentials(account: Account, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    s3 = account.checkout.client("s3")
+    # The function reaches the emulator without the proxy, by plain HTTP, which this policy refuses.
+    policy = s3.get_bucket_policy(Bucket=account.bucket)["Policy"]
+    s3.delete_bucket_policy(Bucket=account.bucket)
     ended = account.outlast("PUT /[^/]+/inputs/a.csv")
-    assert "a.csv -> outputs/a.csv.json" in account.xfarm("send", "dev", str(tmp_path / "a.csv"))
+    assert "a.csv -> outputs/a.csv.json" in account.xfarm("send", "dev", "--timeout", "60", str(tmp_path / "a.csv"))
     assert ended.is_set()
+    s3.put_bucket_policy(Bucket=account.bucket, Policy=policy)
 
 
 def test_watch_outlasts_its_credentials(account: Account) -> None:
@@ -174,7 +200,7 @@ class Sessions:
             return {}
         sts = boto3.client(
             "sts",
-            endpoint_url=self.account.checkout.emulator.endpoint,
+            endpoint_url=self.account.endpoint,
             region_name=inputs["aws-region"],
             aws_access_key_id=inputs["aws-access-key-id"],
             aws_secret_access_key=inputs["aws-secret-access-key"],
@@ -193,8 +219,7 @@ class Sessions:
 
     def client(self, service: Any) -> Any:  # noqa: ANN401 - each service has its own type of client
         """Return a client with the credentials of the latest workflow."""
-        endpoint = self.account.checkout.emulator.endpoint
-        return boto3.client(service, endpoint_url=endpoint, region_name=REGION, **self.latest)
+        return boto3.client(service, endpoint_url=self.account.endpoint, region_name=REGION, **self.latest)
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +238,7 @@ def runner(account: Account, github: GitHub, sessions: Sessions, tmp_path: Path)
         "PATH": python_path(),
         "HOME": str(root),
         "USER": "runner",
-        "AWS_ENDPOINT_URL": account.checkout.emulator.endpoint,
+        "AWS_ENDPOINT_URL": account.endpoint,
     }
     return Runner(root, environment | github.environment, sessions.use, tmp_path)
 
@@ -252,14 +277,13 @@ def test_a_pull_request_shows_its_plan(account: Account, github: GitHub, runner:
 
 
 def test_the_session_of_a_workflow_can_t_write_or_read_files(account: Account, sessions: Sessions) -> None:
-    s3 = sessions.client("s3")
-    bucket = next(each["Name"] for each in s3.list_buckets()["Buckets"] if "state" not in each["Name"])
+    s3, bucket = sessions.client("s3"), account.bucket
     account.checkout.client("s3").put_object(Bucket=bucket, Key="outputs/secret", Body=b"secret")
     for refused in (
         lambda: s3.get_object(Bucket=bucket, Key="outputs/secret"),
         lambda: s3.put_object(Bucket=bucket, Key="outputs/other", Body=b""),
         lambda: s3.delete_object(Bucket=bucket, Key="outputs/secret"),
-        lambda: s3.put_object(Bucket=f"xfarm-pipeline-state-{ACCOUNT}-{REGION}", Key=".pulumi/other", Body=b""),
+        lambda: s3.put_object(Bucket=STATE_BUCKET, Key=".pulumi/other", Body=b""),
         lambda: sessions.client("sqs").create_queue(QueueName="other"),
     ):
         with pytest.raises(ClientError, match="AccessDenied"):
@@ -301,11 +325,10 @@ def test_drift_opens_an_issue_and_its_end_closes_it(account: Account, github: Gi
 def test_destroying_a_full_bucket_outlasts_its_credentials(account: Account) -> None:
     account.proxy.role_s = ROLE_S
     s3 = account.checkout.client("s3")
-    state = f"xfarm-pipeline-state-{ACCOUNT}-{REGION}"
-    (bucket,) = [each["Name"] for each in s3.list_buckets()["Buckets"] if each["Name"] != state]
+    bucket = account.bucket
     for number in range(20):
         s3.put_object(Bucket=bucket, Key=f"archive/{number}", Body=b"")
     ended = account.outlast(f"POST /{bucket}")  # DeleteObjects
     account.xfarm("destroy", "dev", "--yes")
     assert ended.is_set()
-    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [state]
+    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == [STATE_BUCKET]

@@ -91,6 +91,7 @@ def test_credentials_of_a_role_are_for_those_who_have_the_token() -> None:
         ("ExpiredToken", "your AWS credentials have expired: get new ones, for example with 'aws sso login'."),
         ("AccessDenied", f"the role '{ROLE}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, "),
     ],
+    ids=["expired", "denied"],
 )
 def test_a_role_that_can_t_be_assumed_again_is_explained(
     aws: Aws, monkeypatch: pytest.MonkeyPatch, code: str, sentence: str
@@ -146,6 +147,7 @@ def test_credentials_that_end_soon_are_used_until_then(aws: Aws, monkeypatch: py
         (after(minutes=-1), "your AWS credentials ended at .* UTC: get new ones, and set them again"),
         ("soon", "AWS_CREDENTIAL_EXPIRATION is not a time in ISO 8601: correct it, or unset it"),
     ],
+    ids=["ended", "not a time"],
 )
 def test_credentials_that_have_ended_are_refused(
     aws: Aws, monkeypatch: pytest.MonkeyPatch, end: str, sentence: str

@@ -29,7 +29,7 @@ def test_a_plan_is_one_comment_that_is_updated(github: GitHub) -> None:
     number = github.open(title="A pull request")
     github.comment(number, f"> {MARKER}\nI quote the plan.", login="anna")
     github.comment(number, f"{MARKER}\nI imitate the plan.", login="anna")
-    github.comment(number, "Another workflow's comment.")
+    github.comment(number, f"Another workflow's comment, which quotes {MARKER}.")
     report.plan("3", str(number), "4ead")
     (comment,) = list(github.comments.values())[3:]
     assert comment["body"] == (
