@@ -65,6 +65,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, fetch: Callable[[], Credentials]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fetch = fetch
+        self.lock = threading.Lock()
+        """Held while credentials are fetched: clients of boto3 can't be created in two threads at a time."""
         self.token = secrets.token_urlsafe()
         """What a request has to contain: any user of this machine can connect."""
 
@@ -78,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.FORBIDDEN, {"code": "Forbidden", "message": "the token is wrong."})
             return
         try:
-            self._send(HTTPStatus.OK, self.server.fetch())
+            with self.server.lock:
+                credentials = self.server.fetch()
+            self._send(HTTPStatus.OK, credentials)
         except UserError as error:
             self._send(HTTPStatus.BAD_REQUEST, {"code": "NoCredentials", "message": str(error)})
 
