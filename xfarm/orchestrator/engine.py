@@ -3,8 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,9 +31,11 @@ from pulumi.automation.errors import InvalidVersionError
 from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import changes, protection, recovery, refusals, scratch
+from xfarm.orchestrator import changes, locks, protection, recovery, refusals, scratch
 from xfarm.orchestrator.changes import CHANGES, Change, PropertyChange, Steps
 from xfarm.orchestrator.graph import dependencies, order
+from xfarm.orchestrator.locks import Claim
+from xfarm.orchestrator.pulumi_cli import PulumiCli
 from xfarm.orchestrator.scratch import Outputs
 from xfarm.paths import STACKS
 
@@ -149,9 +152,12 @@ class Engine:
 
         def create(project: str) -> None:
             try:
-                _Stack(self._stack, project, self._command).workspace.create_stack(self._stack)
+                with self._claiming(project) as claim:
+                    _Stack(self._stack, project, self._command.under(claim)).workspace.create_stack(self._stack)
             except CommandError as error:
                 raise UserError(f"{project}: {explain(error)}.") from error
+            except UserError as error:
+                raise UserError(f"{project}: {error}") from error
             self._states[project] = {}
 
         with ThreadPoolExecutor() as pool:
@@ -174,7 +180,7 @@ class Engine:
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
         """Deploy or destroy one stack, or look for drift in it.
 
-        A lock and unfinished creations that a killed update of this host left behind are dealt with first.
+        A lock and unfinished creations that a killed update left behind are dealt with first.
 
         Args:
             project: The name of the project, which is that of its folder.
@@ -183,8 +189,14 @@ class Engine:
         """
 
         def act(hear: Hear) -> None:
-            stack = _Stack(self._stack, project, self._command)
-            self._unlocking(project, stack, lambda: self._act(project, stack, operation, hear, refresh=refresh))
+            if operation == "drift":
+                _Stack(self._stack, project, self._command).preview_refresh(on_event=hear)
+                return
+            with self._claiming(project) as claim:
+                if claim.released:
+                    export = _Stack(self._stack, project, self._command).export_stack()
+                    self._states[project] = _contents(export)
+                self._update(project, claim, hear, destroying=operation == "destroy", refresh=refresh)
 
         if self._states[project] is None:
             return Report(project, "absent")
@@ -245,7 +257,7 @@ class Engine:
 
         def recover(stack: Stack) -> bool:
             """Do to the copy of the state what a deployment would first do to the state."""
-            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
+            if self._recover_interrupted_update(project, stack, lambda _: None, destroying=destroying) is None:
                 return False
             preview.notes.append(f"{project}: an update was cut off, or still runs. Shown is what it leaves to do.")
             return True
@@ -284,32 +296,27 @@ class Engine:
             preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
         return preview
 
-    def _act(
-        self,
-        project: str,
-        stack: Stack,
-        operation: Operation,
-        on_event: Hear,
-        *,
-        refresh: bool,
-    ) -> None:
-        if operation == "drift":
-            stack.preview_refresh(on_event=on_event)
-            return
+    def _update(self, project: str, claim: Claim, on_event: Hear, *, destroying: bool, refresh: bool) -> None:
+        command = self._command.under(claim)
+        stack = _Stack(self._stack, project, command)
         state = self._states[project] or {}
-        destroying = operation == "destroy"
-        if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
+
+        def record(_event: EngineEvent) -> None:
+            claim.locked(project, self._stack)
+
+        if (names := self._recover_interrupted_update(project, stack, record, destroying=destroying)) is not None:
             refresh = True
             what = ", ".join(names)
             self._say(f"{project}: the last update was cut off. Looking for what it did{what and ' to '}{what}.")
         if destroying:
-            stack = _Stack(self._stack, project, self._command, "--ignore-protect")
+            stack = _Stack(self._stack, project, command, "--ignore-protect")
         elif protection.unprotected(state):
             with protection.refusing(state, project, self._stack, _errors_only(on_event)) as watch:
                 stack.preview(on_event=watch, refresh=refresh)
 
         def update(hear: Hear, again: bool) -> None:  # noqa: FBT001
             def on_each(event: EngineEvent) -> None:
+                record(event)
                 hear(event)
                 on_event(event)
 
@@ -321,23 +328,27 @@ class Engine:
 
         refusals.update_with_retries(project, stack, update, self._say, self._stopping)
 
-    def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
-        """Call `action`, and once more if a lock stood in its way that a dead process of this host had taken."""
-        try:
-            action()
-        except ConcurrentUpdateError as error:
-            if not (dead := recovery.release(str(error))):
-                raise
-            self._say(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
-            self._states[project] = _contents(stack.export_stack())
-            action()
+    @contextmanager
+    def _claiming(self, project: str) -> Iterator[Claim]:
+        """Claim a project's stack, and say which locks of dead owners were released.
 
-    def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> list[str] | None:
+        Raises:
+            UserError: The stack is locked, and its owner runs, or may still run.
+        """
+        with locks.claim(os.environ.get("PULUMI_BACKEND_URL", ""), project, self._stack, self._say) as claim:
+            for lock in claim.released:
+                self._say(f"{project}: released the lock of {lock}, as its owner has ended.")
+            yield claim
+
+    def _recover_interrupted_update(
+        self, project: str, stack: Stack, record: Hear, *, destroying: bool
+    ) -> list[str] | None:
         """Find out what became of the operations that an update of the stack had begun when it was cut off.
 
         Args:
             project: The stack's project.
             stack: The stack.
+            record: Called with each event of the engine that looks.
             destroying: Whether it is to be destroyed, so that nothing may be forgotten.
 
         Returns:
@@ -346,7 +357,7 @@ class Engine:
         if not (self._states[project] or {}).get("pending_operations"):
             return None
         # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
-        stack.refresh()
+        stack.refresh(on_event=record)
         state = stack.export_stack()
         names = recovery.resolve_pending_creates(_contents(state), destroying=destroying)
         stack.import_stack(state)
@@ -381,7 +392,7 @@ def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refr
         report.reason = "see the errors above" if shown else explain(error)
     except UserError as error:
         report.outcome = "failed"
-        report.reason = str(error)
+        report.reason = str(error).removesuffix(".")
     report.changes = steps.tally
     report.steps = steps.changes
     report.seconds = monotonic() - started
@@ -422,14 +433,14 @@ def ask_each(*arguments: str) -> dict[str, Any]:
     return _ask_each(_command(), *arguments)
 
 
-def _command() -> PulumiCommand:
+def _command() -> PulumiCli:
     """Return the Pulumi CLI.
 
     Raises:
         UserError: It is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
     """
     try:
-        return PulumiCommand(version=VersionInfo(3, 256, 0))
+        return PulumiCli(version=VersionInfo(3, 256, 0))
     except InvalidVersionError as error:
         raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
 
@@ -454,15 +465,7 @@ def explain(error: CommandError) -> str:
     """Return in a sentence why Pulumi failed."""
     text = str(error)
     if isinstance(error, ConcurrentUpdateError):
-        lock = recovery.LOCK.search(text)
-        holder = f" by {lock['user']}@{lock['host']} (process {lock['pid']}) since {lock['when']}" if lock else ""
-        place = re.search(r"/([^/]+)/([^/]+)/[^/]+\.json", lock["url"]) if lock else None
-        by_hand = f"'pulumi cancel {place[2]}' in stacks/{place[1]}" if place else "'pulumi cancel'"
-        return (
-            f"the stack is locked{holder}, and nothing was changed: wait for that update to end, "
-            f"or, where you are sure that it no longer runs on any machine, release the lock with {by_hand} "
-            "(see docs/deploying.md)"
-        )
+        return locks.conflict(text)
     if "incorrect passphrase" in text:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         name = next((name for name in names if os.environ.get(name)), names[0])
