@@ -155,7 +155,7 @@ def outputs(stack: str, *, as_json: bool) -> None:
 @_stack
 @_yes
 def unlock(stack: str, *, yes: bool) -> None:
-    """Show the locks that a killed deployment left, and release them."""
+    """Release the locks that a killed deployment left."""
     from xfarm.orchestrator.unlock import unlock as operation
 
     operation(stack, yes=yes)

@@ -1,6 +1,7 @@
 """What the deploy workflow's step leaves when GitHub cancels its run, and what the next run does about it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ class Account:
         self.s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
         for project in ("alpha", "beta"):
             folder = checkout.root / "stacks" / project
-            (folder / "Pulumi.dev.yaml").write_text(small_stacks.SETTINGS, encoding="utf-8")
+            # Pulumi writes the file again, with strings, when it creates the stack.
+            settings = small_stacks.SETTINGS.replace("true", '"true"')
+            (folder / "Pulumi.dev.yaml").write_text(settings, encoding="utf-8")
             endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
             checkout.configure(project, "dev", **{"aws:endpoints": endpoints})
         with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +98,8 @@ class Account:
 
         self.proxy.delay = hold
         process = self.run("Deploy", number)
-        assert asked.wait(120)
+        eventually(lambda: asked.is_set() or process.poll() is not None, seconds=120)
+        assert asked.is_set(), process.communicate()[0]
         return process, answer
 
 
@@ -140,7 +144,7 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_run_completes_it(account: A
 
     code, said = account.finish("Deploy", 2)
     assert code == 0, said
-    assert "alpha: the last update was cut off. Looking for what it did to function." in said
+    assert re.search(r"alpha: the last update was cut off. Looking for what it did to .*\bfunction\b", said), said
     assert made(account) == DEPLOYED
 
     code, said = account.finish("Destroy", 3)
@@ -165,7 +169,7 @@ def test_a_run_that_was_killed_is_completed_by_the_next_once_github_says_that_it
     code, said = account.finish("Deploy", 13)
     assert code == 0, said
     assert "alpha: released the lock of " in said
-    assert "alpha: the last update was cut off. Looking for what it did to function." in said
+    assert re.search(r"alpha: the last update was cut off. Looking for what it did to .*\bfunction\b", said), said
     assert made(account) == DEPLOYED
     assert account.locks() == []
 

@@ -73,7 +73,7 @@ def cut_off(s3: Any, monkeypatch: pytest.MonkeyPatch, runner: dict[str, str]) ->
     for name, value in runner.items():
         monkeypatch.setenv(name, value)
     with claim(URL, "storage", "dev", print) as claimed:
-        claimed.started(7)
+        claimed.started(7, datetime.now(UTC))
         take(s3)
         claimed.locked("storage", "dev")
 

@@ -24,13 +24,15 @@ RECORD = ".xfarm/locks/storage/dev.json"
 
 OWNER = """
 import subprocess, sys
+from datetime import UTC, datetime
 from xfarm.orchestrator.locks import claim
 url, does = sys.argv[1:]
 with claim(url, "storage", "dev", print) as claimed:
+    began = datetime.now(UTC)
     engine = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, pass_fds=claimed.inherited)
-    print(engine.pid, flush=True)
     if does != "nothing":
-        claimed.started(engine.pid)
+        claimed.started(engine.pid, began)
+    print(engine.pid, flush=True)
     input()
     if does == "lock":
         claimed.locked("storage", "dev")
@@ -213,7 +215,7 @@ def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 def test_a_command_that_has_ended_leaves_a_record_that_proves_nothing(tmp_path: Path) -> None:
     with claim(tmp_path.as_uri(), "storage", "dev", print) as claimed:
-        claimed.started(7)
+        claimed.started(7, datetime.now(UTC))
         claimed.ended()
     take(tmp_path, pid=7)
     assert "it is not known as a lock of xfarm on this machine" in refusal(tmp_path)
@@ -223,7 +225,7 @@ def test_a_command_that_has_ended_leaves_a_record_that_proves_nothing(tmp_path: 
 def test_the_locks_of_other_backends_are_left_to_pulumi(url: str) -> None:
     assert store(url) is None
     with claim(url, "storage", "dev", print) as claimed:
-        claimed.started(7)
+        claimed.started(7, datetime.now(UTC))
         claimed.locked("storage", "dev")
         claimed.ended()
         assert not claimed.inherited

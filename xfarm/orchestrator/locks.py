@@ -21,7 +21,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -178,9 +178,14 @@ class Claim:
         self._say = say
         self._record: Json = {}
 
-    def started(self, pid: int) -> None:
-        """Record that an engine was started, whose lock has no name yet."""
-        self._record = {"pid": pid, "started": datetime.now(UTC).isoformat(), **_here()}
+    def started(self, pid: int, began: datetime) -> None:
+        """Record that an engine was started, whose lock has no name yet.
+
+        Args:
+            pid: Its process ID.
+            began: A time before its start.
+        """
+        self._record = {"pid": pid, "started": began.isoformat(), **_here()}
         if self.inherited:
             self._write()
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final, Self
 
 from pulumi.automation import CommandResult, PulumiCommand
@@ -50,6 +51,7 @@ class PulumiCli(PulumiCommand):
         Raises:
             CommandError: It failed.
         """
+        began = datetime.now(UTC)
         process = subprocess.Popen(
             [self.command, "--non-interactive", *args],
             cwd=cwd,
@@ -63,7 +65,7 @@ class PulumiCli(PulumiCommand):
         )
         is_engine = args[0] != "stack"
         if self._claim:
-            self._claim.started(process.pid)
+            self._claim.started(process.pid, began)
         if is_engine:
             _engines.add(process)
         try:
