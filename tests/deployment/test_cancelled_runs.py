@@ -22,7 +22,6 @@ from xfarm.emulator.server import REGION
 from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import ROOT
 
-FUNCTION = "POST /2015-03-31/functions"
 DEPLOYED = {
     "buckets": ["alpha-bucket", "state"],
     "topics": [f"arn:aws:sns:{REGION}:000000000000:alpha-topic"],
@@ -87,17 +86,17 @@ class Account:
         listed = self.s3.list_objects_v2(Bucket="state", Prefix=".pulumi/locks/")
         return [item["Key"] for item in listed.get("Contents", [])]
 
-    def deploy_until_the_function_is_made(self, number: int) -> tuple[subprocess.Popen[str], threading.Event]:
-        """Start a deployment, return it once AWS has made the function, and what lets AWS answer."""
+    def run_until(self, request: str, step: str, number: int) -> tuple[subprocess.Popen[str], threading.Event]:
+        """Start a step, return it once AWS has done what a request wants, and what lets AWS answer that request."""
         asked, answer = threading.Event(), threading.Event()
 
         def hold(action: str) -> None:
-            if action == FUNCTION:
+            if action == request:
                 asked.set()
                 answer.wait(60)
 
         self.proxy.delay = hold
-        process = self.run("Deploy", number)
+        process = self.run(step, number)
         eventually(lambda: asked.is_set() or process.poll() is not None, seconds=120)
         assert asked.is_set(), process.communicate()[0]
         return process, answer
@@ -127,8 +126,29 @@ def made(account: Account) -> dict[str, Any]:
     return {kind: names for kind, names in stress.contents(account.checkout).items() if names}
 
 
-def test_a_cancelled_run_leaves_no_lock_and_the_next_run_completes_it(account: Account) -> None:
-    process, answer = account.deploy_until_the_function_is_made(1)
+def test_a_run_that_was_killed_is_completed_by_the_next_once_github_says_that_it_has_ended(account: Account) -> None:
+    process, answer = account.run_until("POST /2015-03-31/functions", "Deploy", 1)
+    eventually(lambda: account.s3.list_objects_v2(Bucket="state", Prefix=".xfarm/")["KeyCount"], seconds=30)
+    end(account, process, answer)
+    (lock,) = account.locks()
+
+    # The host has the same name, and no process of the lock's ID, and still the run may be going on.
+    code, said = account.finish("Deploy", 2)
+    assert code == 1
+    assert "run 1, attempt 1, of farm/pipeline still runs (in_progress)" in said
+    assert account.locks() == [lock]
+
+    account.api.end(1)
+    code, said = account.finish("Deploy", 3)
+    assert code == 0, said
+    assert "alpha: released the lock of " in said
+    assert re.search(r"alpha: the last update was interrupted. Looking for what it did to .*\bfunction\b", said), said
+    assert made(account) == DEPLOYED
+    assert account.locks() == []
+
+
+def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Account) -> None:
+    process, answer = account.run_until("DELETE /2015-03-31/functions/alpha-function", "Destroy", 11)
     assert account.locks()
     # GitHub signals the step's first process alone: SIGINT, then SIGTERM.
     process.send_signal(signal.SIGINT)
@@ -138,41 +158,11 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_run_completes_it(account: A
     process.send_signal(signal.SIGTERM)
     eventually(lambda: process.poll() is not None, seconds=60)
     end(account, process, answer)
-    account.api.end(1)
     assert process.returncode == 1
     assert account.locks() == []
 
-    code, said = account.finish("Deploy", 2)
-    assert code == 0, said
-    assert re.search(r"alpha: the last update was cut off. Looking for what it did to .*\bfunction\b", said), said
-    assert made(account) == DEPLOYED
-
-    code, said = account.finish("Destroy", 3)
+    asked = len(account.api.asked)
+    code, said = account.finish("Destroy", 12)
     assert code == 0, said
     assert made(account) == {"buckets": ["state"]}
-    assert account.api.asked == []
-
-
-def test_a_run_that_was_killed_is_completed_by_the_next_once_github_says_that_it_has_ended(account: Account) -> None:
-    process, answer = account.deploy_until_the_function_is_made(11)
-    eventually(lambda: account.s3.list_objects_v2(Bucket="state", Prefix=".xfarm/")["KeyCount"], seconds=30)
-    end(account, process, answer)
-    (lock,) = account.locks()
-
-    # The host has the same name, and no process of the lock's ID, and still the run may be going on.
-    code, said = account.finish("Deploy", 12)
-    assert code == 1
-    assert "run 11, attempt 1, of farm/pipeline still runs (in_progress)" in said
-    assert account.locks() == [lock]
-
-    account.api.end(11)
-    code, said = account.finish("Deploy", 13)
-    assert code == 0, said
-    assert "alpha: released the lock of " in said
-    assert re.search(r"alpha: the last update was cut off. Looking for what it did to .*\bfunction\b", said), said
-    assert made(account) == DEPLOYED
-    assert account.locks() == []
-
-    code, said = account.finish("Destroy", 14)
-    assert code == 0, said
-    assert made(account) == {"buckets": ["state"]}
+    assert len(account.api.asked) == asked

@@ -208,7 +208,7 @@ def test_unlock_shows_the_locks_and_releases_them(
     assert storage.endswith(f" (3 h 0 min ago); it is the lock of run 41, attempt 1, of {REPOSITORY}.")
     assert compute.startswith("compute is locked by runner@runnervm (process 7) since ")
     assert compute.endswith(" (0 h 0 min ago); whether its owner still runs is not known.")
-    assert last == "Unlocked: run 'xfarm deploy dev' to continue what was cut off."
+    assert last == "Unlocked: run 'xfarm deploy dev' to continue."
     assert keys(s3) == ["team/.xfarm/locks/storage/dev.json"]
 
     again = account.xfarm("unlock", "dev", "--yes", **environment)

@@ -1,4 +1,4 @@
-"""What is shown and counted for recorded events of the engine."""
+"""The lines and counts for recorded events of the engine."""
 
 import io
 from collections.abc import Iterable
@@ -129,6 +129,12 @@ def test_a_failed_resource_is_not_in_progress_and_may_be_refreshed_before_the_ne
 def test_the_engine_s_errors_are_shown_without_interpreting_markup() -> None:
     printed = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "ignored")])
     assert printed.split() == ["beta", "role", "creating", "[/red]", "failed"]
+
+
+def test_an_error_without_a_resource_is_shown_with_its_project() -> None:
+    content = {"severity": "error", "message": "no such setting\n", "color": "never"}
+    error = EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": content})
+    assert shown("deploy", [error]) == "  beta no such setting\n"
 
 
 def test_a_failed_stack_is_shown_with_its_reason() -> None:

@@ -24,6 +24,10 @@ SIGNS: Final = {
     "create-replacement": "[magenta]±",
     "delete-replaced": "[red]-",
 }
+"""The signs in front of resources by the engine's steps; they are in the first column, as in a diff."""
+
+_KINDS: Final = {"add": "create", "update": "update", "delete": "delete"}
+"""The operations whose signs the changes of properties have."""
 
 
 class Display:
@@ -56,7 +60,7 @@ class Display:
         self._progress.stop()
 
     def start(self, project: str) -> None:
-        """Add the progress bar of a stack, unless it has one."""
+        """Add a progress bar for a stack, unless it has one."""
         with self._lock:
             if project not in self._tasks:
                 self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
@@ -73,11 +77,11 @@ class Display:
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
 
     def plan(self, preview: Preview) -> None:
-        """Show what a preview of a stack has found, and the engine's warnings and errors."""
+        """Show the result of a stack's preview, with the engine's warnings and errors."""
         for note in preview.notes:
             self.notify(note)
         for event in preview.events:
-            if event.diagnostic_event:
+            if event.diagnostic_event and preview.report.outcome != "stopped":
                 self.event(preview.report.project, event)
         for line in plan(preview.report):
             self._console.print(line, highlight=False)
@@ -98,9 +102,9 @@ class Display:
                 self._show_progress(project)
             elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
                 message = event.diagnostic_event.message.strip()
-                name = _name(event.diagnostic_event.urn or "")
+                source = f"{project} {_name(event.diagnostic_event.urn or '')}".rstrip()
                 colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
-                self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
+                self._console.print(f"  [{colour}]{source}[/]", _plain(message), highlight=False)
 
     def _start_resource(self, project: str, step: StepEventMetadata) -> None:
         if step.type.startswith("pulumi:"):
@@ -118,7 +122,7 @@ class Display:
         if started is not None:
             self._show_line(project, step, f"{monotonic() - started:.1f} s")
         elif self._operation == "drift" and step.op.value in SIGNS:
-            # A refresh is "refresh" at its start; only its end shows what has changed.
+            # A refresh starts as "refresh"; only its end shows what has changed.
             self._show_line(project, step)
         self._show_progress(project)
 
@@ -135,24 +139,28 @@ class Display:
     def _show_line(self, project: str, step: StepEventMetadata, duration: str = "") -> None:
         details = f"[{', '.join(step.diffs or ())}] {duration}" if step.op.value == "update" else duration
         self._console.print(
-            f"  {SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
+            f"{SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
             _plain(details),
             highlight=False,
         )
 
 
 def plan(report: Report) -> Iterator[str]:
-    """Return, in lines with colours, what a stack's preview has found: what changes, how, and why."""
+    """Return the result of a stack's preview in lines with markup: what changes, how, and why."""
     for change in report.steps:
         sign = SIGNS["create-replacement" if change.operation == "replace" else change.operation]
         note = f"[yellow]may be {CHANGES[change.operation]}[/]" if change.may else ""
-        yield f"  {sign}[/] {report.project:10} {change.resource} [dim]{change.type}[/] {note}".rstrip()
+        yield f"{sign}[/] {report.project:10} {change.resource} [dim]{change.type}[/] {note}".rstrip()
         if change.operation != "create":
-            yield from (f"        {_difference(each)}" for each in change.properties)
+            yield from (f"    {_sign(each)} {_difference(each)}" for each in change.properties)
         if change.operation == "replace" and not any(each.replaces for each in change.properties):
-            yield "        something that it depends on is replaced"
+            yield "      because something that it depends on is replaced"
     for output in report.outputs:
-        yield f"    {report.project:10} output {_difference(output)}"
+        yield f"{_sign(output)} {report.project:10} output {_difference(output)}"
+
+
+def _sign(change: PropertyChange) -> str:
+    return f"{SIGNS[_KINDS[change.kind]]}[/]"
 
 
 def _difference(change: PropertyChange) -> str:
@@ -163,22 +171,22 @@ def _difference(change: PropertyChange) -> str:
     if change.kind == "add":
         text += f"[green]{new}[/]"
     elif change.kind == "delete":
-        text += f"[red]{old}[/] [dim]->[/] nothing"
+        text += f"[red]{old}[/]"
     else:
         text += f"[red]{old}[/] [dim]->[/] [green]{new}[/]"
     if change.replaces:
-        text += " [magenta]replaces it[/]"
+        text += " [magenta]forces replacement[/]"
     return text + (f" [dim]from {', '.join(change.causes)}[/]" if change.causes else "")
 
 
 _LONGEST: Final = 60
-"""Characters of a value that are shown in full."""
+"""The length in characters up to which a value is shown in full."""
 _AROUND: Final = 20
-"""Characters of a longer one that are shown on either side of what differs."""
+"""The number of characters of a longer value that are shown before and after the difference."""
 
 
 def _texts(old: Any, new: Any) -> tuple[str, str]:  # noqa: ANN401 - any JSON
-    """Return two values as text, each of them shortened to what differs and what is around it."""
+    """Return two values as text, each shortened to the part around the difference."""
     texts = (json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False))
     start = len(os.path.commonprefix(texts))  # noqa: RUF071 - of characters, as is meant
     end = len(os.path.commonprefix([text[start:][::-1] for text in texts]))  # noqa: RUF071 - likewise
@@ -196,7 +204,7 @@ def _cut(text: str, start: int, end: int) -> str:
 
 
 def summary(reports: Iterable[Report], operation: Operation) -> Table:
-    """Return a table of what was changed, or would be, in each stack."""
+    """Return a table of the changes, made or planned, in each stack."""
     done = operation in {"deploy", "destroy"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("stack", "outcome"):

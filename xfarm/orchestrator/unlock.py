@@ -42,7 +42,7 @@ def unlock(stack: str, *, yes: bool) -> None:
         _confirm(stack, console, yes=yes)
         for lock in shown:
             place.delete(lock.path)
-    console.print(f"Unlocked: run 'xfarm deploy {stack}' to continue what was cut off.")
+    console.print(f"Unlocked: run 'xfarm deploy {stack}' to continue.")
 
 
 def _age(lock: locks.Lock) -> str:
