@@ -153,6 +153,16 @@ def outputs(stack: str, *, as_json: bool) -> None:
 
 @xfarm.command()
 @_stack
+@_yes
+def unlock(stack: str, *, yes: bool) -> None:
+    """Release the locks that a killed deployment left."""
+    from xfarm.orchestrator.unlock import unlock as operation
+
+    operation(stack, yes=yes)
+
+
+@xfarm.command()
+@_stack
 def bootstrap(stack: str) -> None:
     """Create the bucket for Pulumi's state. Needed once for each AWS account and region."""
     from xfarm.orchestrator import targets

@@ -46,7 +46,8 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         from xfarm.orchestrator import aws_account, state  # noqa: PLC0415 - not needed for `local`
 
         account = aws_account.identify(notify)
-        notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
+        region = aws_account.region_in_words(account.region)
+        notify(f"Account {account.number}, region {region}, as {account.identity}.")
         environment = account.environment
         aws_account.require_pulumi(environment)
         if preview and not state.has_states(account):
