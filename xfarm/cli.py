@@ -247,11 +247,11 @@ def emulator(action: str) -> None:
     account = local_environment.emulator(ROOT)
     with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
-            account.start()
+            local_environment.start(account, _notify)
         if action == "stop":
             account.stop()
-        running = account.running()
-    _notify(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
+        running = account.current()
+    _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)
 
 
