@@ -18,6 +18,9 @@ from xfarm.orchestrator import graph, planning, scratch, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
+WIDTH: Final = 10_000
+"""The width of output that isn't shown at a terminal, in characters: it is cut nowhere, whatever COLUMNS says."""
+
 DIFFERENT: Final = 3
 """The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
 
@@ -53,6 +56,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         UserError: The operation was not started.
     """
     console = _Console(soft_wrap=True, stderr=as_json)
+    if not console.is_terminal:
+        console.width = WIDTH
     selected = _select(graph.dependencies(), only, first)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
     reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
