@@ -84,6 +84,19 @@ def test_it_is_the_same_when_prepared_twice(root: Path, monkeypatch: pytest.Monk
     assert environment.prepare(root, lambda _message: None) == first
 
 
+@pytest.mark.parametrize("unsaved", [True, False])
+def test_the_user_is_told_if_the_emulator_ended_without_saving(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, unsaved: bool
+) -> None:
+    def start(_emulator: Emulator) -> bool:
+        return unsaved
+
+    monkeypatch.setattr(Emulator, "start", start)
+    messages: list[str] = []
+    environment.prepare(root, messages.append)
+    assert any("run `xfarm deploy --refresh`" in message for message in messages) is unsaved
+
+
 @pytest.mark.parametrize("port", ["http", "0", "65536", "-1"])
 def test_an_invalid_port_is_refused(root: Path, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", port)
