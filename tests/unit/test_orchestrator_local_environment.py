@@ -84,6 +84,17 @@ def test_it_is_the_same_when_prepared_twice(root: Path, monkeypatch: pytest.Monk
     assert environment.prepare(root, lambda _message: None) == first
 
 
+def test_the_port_of_the_running_emulator_is_shown_and_not_the_one_asked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def current(_emulator: Emulator) -> Emulator:
+        return Emulator(root, 4321)
+
+    monkeypatch.setattr(Emulator, "current", current)
+    result = CliRunner().invoke(cli.xfarm, ["emulator", "status"])
+    assert (result.exit_code, result.stderr) == (0, "The AWS emulator runs at http://127.0.0.1:4321.\n")
+
+
 @pytest.mark.parametrize("unsaved", [True, False])
 def test_the_user_is_told_if_the_emulator_ended_without_saving(
     root: Path, monkeypatch: pytest.MonkeyPatch, *, unsaved: bool
