@@ -141,16 +141,17 @@ def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emula
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:
-    assert not emulator.start()
+    emulator.start()
     emulator.stop()
-    assert not emulator.start()
+    emulator.start()
     os.kill(process(emulator), signal.SIGTERM)  # as when the machine shuts down
     eventually(lambda: not emulator.running())
-    assert not emulator.start()
+    emulator.start()
+    assert not emulator.unsaved.exists()
     os.kill(process(emulator), signal.SIGKILL)
     eventually(lambda: not emulator.running())
-    assert emulator.start()
-    assert not emulator.start()
+    emulator.start()
+    assert emulator.unsaved.exists()
 
 
 def test_the_end_of_its_log_is_shown_if_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

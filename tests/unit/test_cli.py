@@ -127,6 +127,34 @@ def test_columns_cuts_nothing_but_what_is_shown_at_a_terminal(
     assert "x" * 200 in run(*command).stdout
 
 
+@pytest.mark.parametrize(
+    ("command", "repairs"),
+    [
+        ("deploy", False),
+        ("deploy --refresh", True),
+        ("deploy --refresh --only storage", False),
+        ("deploy dev --refresh", False),
+        ("preview --refresh", False),
+        ("destroy", True),
+        ("drift", False),
+    ],
+)
+def test_only_a_refresh_or_a_destruction_of_all_stacks_repairs_what_the_emulator_lost(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, repairs: bool
+) -> None:
+    def nothing(*_: object, **__: object) -> None:
+        """Do nothing."""
+
+    unsaved = tmp_path / ".local" / "emulator" / "unsaved"
+    unsaved.parent.mkdir(parents=True)
+    unsaved.touch()
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    monkeypatch.setattr(targets, "activate", nothing)
+    monkeypatch.setattr(commands, "_Session", Session)
+    run(*command.split())
+    assert unsaved.exists() is not repairs
+
+
 class Session:
     """A session in which nothing is done."""
 

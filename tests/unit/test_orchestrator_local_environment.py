@@ -95,17 +95,20 @@ def test_the_port_of_the_running_emulator_is_shown_and_not_the_one_asked_for(
     assert (result.exit_code, result.stderr) == (0, "The AWS emulator runs at http://127.0.0.1:4321.\n")
 
 
-@pytest.mark.parametrize("unsaved", [True, False])
-def test_the_user_is_told_if_the_emulator_ended_without_saving(
-    root: Path, monkeypatch: pytest.MonkeyPatch, *, unsaved: bool
-) -> None:
-    def start(_emulator: Emulator) -> bool:
-        return unsaved
+def test_the_user_is_told_if_the_emulator_ended_without_saving_until_that_is_repaired(root: Path) -> None:
+    def told() -> bool:
+        messages: list[str] = []
+        environment.prepare(root, messages.append)
+        return any("run `xfarm deploy --refresh`" in message for message in messages)
 
-    monkeypatch.setattr(Emulator, "start", start)
-    messages: list[str] = []
-    environment.prepare(root, messages.append)
-    assert any("run `xfarm deploy --refresh`" in message for message in messages) is unsaved
+    assert not told()
+    unsaved = environment.emulator(root).unsaved
+    unsaved.parent.mkdir(parents=True)
+    unsaved.touch()
+    assert told()
+    assert told()
+    environment.forget_losses(root)
+    assert not told()
 
 
 @pytest.mark.parametrize("port", ["http", "0", "65536", "-1"])

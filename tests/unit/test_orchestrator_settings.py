@@ -43,7 +43,7 @@ def test_the_settings_of_this_project_are_accepted(stacks: Path, stack: str) -> 
         "compute:s3Access: scoped",
         "compute:s3Access: {secure: v1:abc}",
         "aws:region: eu-west-1",
-        "random:seed: 5",
+        "random:count: 5",
         "pulumi:tags: {a: b}",
     ],
 )
@@ -66,6 +66,10 @@ FILE = "stacks/compute/Pulumi.dev.yaml"
         (["compte:memorySize: 3"], "set 'compute:memorySize'"),
         (["compute:maxReceiveCount: 3"], "set 'messaging:maxReceiveCount' in stacks/messaging/Pulumi.dev.yaml, or"),
         (["messaging:maxReceiveCount: 3"], "which is not a setting of compute: set 'messaging:maxReceiveCount' in"),
+        (
+            ["compute:timeout: 5"],
+            "set 'messaging:consumerTimeoutSeconds' in stacks/messaging/Pulumi.dev.yaml, or remove",
+        ),
         (["compute:colour: red"], "'compute:colour', which is not a setting of compute: remove it (docs/settings.md"),
         (["compute:memorySize: lots"], f"{FILE} sets 'compute:memorySize' to 'lots', which must be of type integer."),
         (["compute:memorySize: 5.5"], "to 5.5, which must be of type integer"),

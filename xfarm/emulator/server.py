@@ -56,15 +56,17 @@ class Emulator:
         with self._lock() as lock:
             return not _acquire(lock)
 
+    @property
+    def unsaved(self) -> Path:
+        """The file that `start` creates if the last emulator of this directory ended without saving its data."""
+        return self.directory / "unsaved"
+
     def current(self) -> Self | None:
         """Return the emulator of this directory with the port that it runs at, or None if it isn't running."""
         return replace(self, port=self._recorded()[1] or self.port) if self.running() else None
 
-    def start(self) -> bool:
+    def start(self) -> None:
         """Start the emulator, if it isn't running, and wait until it responds. It outlives this process.
-
-        Returns:
-            Whether the last emulator of this directory ended without saving its data.
 
         Raises:
             UserError: The port is taken, or the emulator doesn't respond.
@@ -73,7 +75,7 @@ class Emulator:
         with self._lock() as lock:
             while not _acquire(lock):
                 if self._responds():
-                    return False
+                    return
                 if (running := self._recorded()[1]) not in (self.port, 0):
                     raise UserError(
                         f"this checkout's AWS emulator runs at port {running}, not at {self.port}: "
@@ -89,13 +91,14 @@ class Emulator:
                     )
                 time.sleep(_POLL_S)
             last = (self.directory / "lock").read_text()
+            if last and not last.endswith("saved"):
+                self.unsaved.touch()
             self._spawn(lock)
         while not self._responds():
             if not self.running():
                 log = (self.directory / "log").read_text(errors="replace")[-_LOG_TAIL_CHARS:]
                 raise UserError(f"the AWS emulator ended at once. The end of its log:\n{log}")
             self._pause(deadline)
-        return bool(last) and not last.endswith("saved")
 
     def stop(self) -> None:
         """Stop the emulator, if it is running, and wait until it has saved its state and all its processes are gone.

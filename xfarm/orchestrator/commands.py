@@ -17,6 +17,7 @@ from xfarm.errors import UserError
 from xfarm.orchestrator import graph, planning, scratch, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
+from xfarm.paths import ROOT
 
 WIDTH: Final = 10_000
 """The width of output that isn't shown at a terminal, in characters: it is cut nowhere, whatever COLUMNS says."""
@@ -62,6 +63,11 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
     reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
     succeeded = all(report.outcome in {"done", "absent"} for report in reports)
+    refreshed = operation == "destroy" or (operation == "deploy" and refresh)
+    if stack == targets.LOCAL and succeeded and refreshed and not (only or first):
+        from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
+
+        local_environment.forget_losses(ROOT)
     if as_json:
         print(json.dumps([asdict(report) for report in reports], indent=2))
     else:

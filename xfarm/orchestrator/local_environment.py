@@ -55,16 +55,22 @@ def os_errors_as_user_errors(root: Path) -> Iterator[None]:
 
 
 def start(account: Emulator, notify: Callable[[str], None]) -> None:
-    """Start the emulator, and notify the user if the stacks' state may have more resources than it.
+    """Start the emulator, and notify the user if the stacks' state has resources that it may have lost.
 
     Raises:
         UserError: It doesn't start.
     """
-    if account.start():
+    account.start()
+    if account.unsaved.exists():
         notify(
             "The AWS emulator ended before it saved what was deployed since its last start: "
             "run `xfarm deploy --refresh`, which deploys again what is missing."
         )
+
+
+def forget_losses(root: Path) -> None:
+    """No longer notify the user of what the emulator may have lost: the stacks were refreshed or destroyed."""
+    emulator(root).unsaved.unlink(missing_ok=True)
 
 
 def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:

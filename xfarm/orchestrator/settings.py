@@ -6,7 +6,7 @@ setting's value may be is checked by the stack's program (`shared.settings`).
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,12 @@ def check(stack: str) -> None:
                 )
 
 
-def _nearest(name: str, declared: Iterable[str]) -> str:
-    """Return the declared setting of the same name in another project, or else the most similar one, if any."""
-    _, _, key = name.partition(":")
-    same = [each for each in declared if each.partition(":")[2] == key]
-    return next(iter(same or difflib.get_close_matches(name, declared, 1, cutoff=0.8)), "")
+def _nearest(name: str, declared: Collection[str]) -> str:
+    """Return a declared setting whose name contains that of `name`, or else the most similar one, if there is any."""
+    project, _, key = name.partition(":")
+    ours = key and any(each.startswith(f"{project}:") for each in declared)
+    containing = [each for each in declared if ours and key.lower() in each.partition(":")[2].lower()]
+    return next(iter(containing or difflib.get_close_matches(name, declared, 1, cutoff=0.8)), "")
 
 
 def _fits(value: object, kind: str) -> bool:
