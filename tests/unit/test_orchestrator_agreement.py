@@ -25,19 +25,21 @@ class Stacks:
         self.done: list[str] = []
         self.changing = True
         self.failing: set[str] = set()
+        self.missing: set[str] = set()
+        self.refresh = False
+        self.interrupting = False
         self.changed: dict[str, list[list[str]]] = {}
 
-    def engine(
-        self, _stack: str, _on_event: OnStackEvent, _notify: Callable[[str], None], _stopping: Event
-    ) -> "Engine":
-        return Engine(self)
+    def engine(self, _stack: str, _on_event: OnStackEvent, _notify: Callable[[str], None], stopping: Event) -> "Engine":
+        return Engine(self, stopping)
 
 
 class Engine:
     """A fake engine for these stacks."""
 
-    def __init__(self, stacks: Stacks) -> None:
+    def __init__(self, stacks: Stacks, stopping: Event) -> None:
         self._stacks = stacks
+        self._stopping = stopping
 
     def redirect(self, _on_event: OnStackEvent, _notify: Callable[[str], None]) -> None:
         """Ignore the callbacks."""
@@ -48,8 +50,8 @@ class Engine:
     def exports(self) -> dict[str, Outputs | None]:
         return {project: {} for project in PROJECTS}
 
-    def resources(self, _project: str) -> int:
-        return 1
+    def resources(self, project: str) -> int:
+        return int(project not in self._stacks.missing)
 
     def deployed(self, _projects: object) -> list[tuple[str, str]]:
         return [("aws:s3/bucket:Bucket", "files")]
@@ -61,8 +63,10 @@ class Engine:
     def preview(
         self, project: str, exports: Mapping[str, Outputs | None], *, refresh: bool, destroying: bool
     ) -> Preview:
-        assert not refresh
+        assert refresh is self._stacks.refresh
         self._stacks.done.append(f"plan {project}")
+        if self._stacks.interrupting:
+            self._stopping.set()
         operation = "delete" if destroying else "update"
         steps = [Change(f"{project}-resource", "", "aws:t", operation, may=False, properties=[])]
         changes, steps = ({operation: 1}, steps) if self._stacks.changing else ({"same": 1}, [])
@@ -72,7 +76,7 @@ class Engine:
         return Preview(report, [], {}, [], exports, "")
 
     def run(self, project: str, operation: Operation, *, refresh: bool) -> Report:
-        assert not refresh
+        assert refresh is self._stacks.refresh
         self._stacks.done.append(f"{operation} {project}")
         return Report(project, changes={"update": 1})
 
@@ -167,6 +171,22 @@ def test_nothing_is_done_without_a_confirmation(
     assert (set(stacks.done), asked) == (PLANS, [])
 
 
+def test_a_second_plan_that_is_declined_does_not_deny_what_was_done(
+    stacks: Stacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks.changed = {"messaging": [["its state"]]}
+    answers = iter(("yes", "no"))
+
+    def answer(_console: Console, _question: str) -> str:
+        return next(answers)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(Console, "input", answer)
+    with pytest.raises(UserError, match="that was not 'yes', so nothing more was done"):
+        commands.operate("deploy", "dev")
+    assert stacks.done[3:4] == ["deploy storage"]
+
+
 @pytest.mark.parametrize("options", [{}, {"yes": True}])
 def test_an_incomplete_plan_is_not_deployed(stacks: Stacks, asked: list[str], options: dict[str, Any]) -> None:
     stacks.failing = {"messaging"}
@@ -174,6 +194,35 @@ def test_an_incomplete_plan_is_not_deployed(stacks: Stacks, asked: list[str], op
         commands.operate("deploy", "dev", **options)
     assert not any(done.startswith("deploy") for done in stacks.done)
     assert asked == []
+
+
+@pytest.mark.parametrize("failing", [(), PROJECTS])
+def test_after_ctrl_c_during_the_plan_nothing_is_asked_or_done(
+    stacks: Stacks, asked: list[str], failing: tuple[str, ...]
+) -> None:
+    stacks.interrupting, stacks.failing = True, set(failing)
+    with pytest.raises(UserError) as raised:
+        commands.operate("deploy", "dev")
+    assert str(raised.value) == "interrupted by Ctrl-C, so nothing was deployed."
+    assert set(stacks.done) <= PLANS
+    assert asked == []
+
+
+@pytest.mark.parametrize("command", [("deploy", "local"), ("deploy", "dev"), ("preview", "dev")])
+def test_a_stack_destroyed_under_another_causes_a_refresh(
+    stacks: Stacks, command: tuple[Operation, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacks.missing, stacks.refresh = {"storage"}, True
+    operation, stack = command
+    assert commands.operate(operation, stack, yes=True) == 0
+    wanted = "'storage' is not deployed, although 'messaging' needs it: refreshing first, as AWS may have deleted more"
+    assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", [{"compute"}, {"messaging", "compute"}, set(PROJECTS)])
+def test_a_missing_stack_that_no_deployed_one_needs_causes_no_refresh(stacks: Stacks, missing: set[str]) -> None:
+    stacks.missing = missing
+    assert commands.operate("preview", "dev") == 0
 
 
 def test_with_yes_an_outdated_plan_stops_the_deployment(stacks: Stacks, capsys: pytest.CaptureFixture[str]) -> None:

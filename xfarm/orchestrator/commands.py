@@ -99,6 +99,7 @@ class _Session:
         self._refresh = refresh
         self._planned = operation in _DONE and stack != targets.LOCAL
         self._asking = self._planned and not yes
+        self._nothing = "nothing"
         if self._asking and not sys.stdin.isatty():
             raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
@@ -116,6 +117,7 @@ class _Session:
             outdated = any(reports[project].outcome == "outdated" for project in remaining)
             again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
             remaining = again if outdated and self._asking else set()
+            self._nothing = "nothing more"
         in_order = graph.order(graph.subgraph(everything, selected))
         return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
 
@@ -126,6 +128,9 @@ class _Session:
         with Display(self._console, "preview" if self._planned else self._operation) as display:
             engine = Engine(self._stack, display.event, display.notify, interrupted)
             _refuse_gaps(engine, self._operation, everything, selected)
+            if self._operation in {"deploy", "preview"} and (missing := _missing(engine, everything, selected)):
+                display.notify(f"{missing}: refreshing first, as AWS may have deleted more with it.")
+                self._refresh = True
             with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
                 if self._planned or self._operation == "preview":
@@ -136,6 +141,8 @@ class _Session:
                     run.update(self._operation, needs)
         if not self._planned:
             return run.reports
+        if interrupted.is_set():
+            raise UserError(f"interrupted by Ctrl-C, so {self._nothing} was {_DONE[self._operation]}.")
         self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
             engine.redirect(display.event, display.notify)
@@ -159,11 +166,11 @@ class _Session:
         """
         self._console.print(summary(plan.values(), "preview"))
         if not all(report.outcome in {"done", "absent"} for report in plan.values()):
-            raise UserError(f"the plan is incomplete (see above), so nothing was {_DONE[self._operation]}.")
+            raise UserError(f"the plan is incomplete (see above), so {self._nothing} was {_DONE[self._operation]}.")
         for loss in losses:
             self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
         if self._asking and any(report.changed or report.outputs for report in plan.values()):
-            _confirm(self._operation, self._stack, self._console)
+            _confirm(self._operation, self._stack, self._console, self._nothing)
 
 
 class _Run:
@@ -207,6 +214,7 @@ class _Run:
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
         def show(preview: Preview) -> bool:
+            self._mark_stopped(preview.report)
             self._display.plan(preview)
             self.previews[preview.report.project] = preview
             return self._end(preview.report)
@@ -238,9 +246,12 @@ class _Run:
             needs = reads  # drift compares each stack with its own state
         self._leave_out(graph.walk(needs, run))
 
-    def _end(self, report: Report) -> bool:
+    def _mark_stopped(self, report: Report) -> None:
         if self._interrupted.is_set() and report.outcome == "failed":
             report.outcome = "stopped"
+
+    def _end(self, report: Report) -> bool:
+        self._mark_stopped(report)
         self.reports[report.project] = report
         self._display.finish(report)
         return report.outcome not in {"failed", "outdated"}
@@ -286,13 +297,26 @@ def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, 
                 )
 
 
+def _missing(engine: Engine, everything: graph.Graph, selected: set[str]) -> str:
+    """Return which project was destroyed while another that needs it is still deployed; an empty string if none was."""
+    return next(
+        (
+            f"'{other}' is not deployed, although '{project}' needs it"
+            for project in graph.order(everything)
+            for other in everything[project]
+            if project in selected and engine.resources(project) and not engine.resources(other)
+        ),
+        "",
+    )
+
+
 _DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
-def _confirm(operation: Operation, stack: str, console: Console) -> None:
+def _confirm(operation: Operation, stack: str, console: Console, nothing: str = "nothing") -> None:
     expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
     if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
-        raise UserError(f"that was not '{expected}', so nothing was done.")
+        raise UserError(f"that was not '{expected}', so {nothing} was done.")
 
 
 @contextlib.contextmanager
