@@ -182,6 +182,15 @@ def bootstrap(stack: str) -> None:
     targets.bootstrap(stack, _notify)
 
 
+@xfarm.command(name="new-stack")
+@click.argument("name")
+def new_stack(name: str) -> None:
+    """Write the settings of a new stack, a copy of those of `dev`."""
+    from xfarm.orchestrator import new_stack as operation
+
+    operation.create(name, _notify)
+
+
 def _number(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Return the value of an option, which `click.FloatRange` accepts even if it is "nan"."""
     if value is not None and math.isnan(value):
