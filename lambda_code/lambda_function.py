@@ -269,7 +269,7 @@ def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json,
             raise record  # noqa: TRY301 - it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
         level, outcome = "INFO", deadline.work(record, facts)
-    except Exception as error:  # noqa: BLE001 - no error may fail the other messages
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that `process` does may fail the other messages
         level, outcome, done = "ERROR", "failed", False
         facts |= {
             "error_type": type(error).__name__,
@@ -297,7 +297,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object]) -> str:
         "gone" if the object has been deleted; "stale" if a newer event's document is there already.
 
     Raises:
-        Exception: The work is not done and must be tried again.
+        Exception: The work is not done and must be tried again. So it is after a `SystemExit` of `process`.
     """
     if created.key.startswith(OUTPUT_PREFIX):
         return "own_result"

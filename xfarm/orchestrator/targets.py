@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from typing import Final
 
 from xfarm.errors import UserError
+from xfarm.orchestrator import settings
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
 
@@ -35,9 +36,11 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         preview: Whether it will only preview. Without a state bucket, an empty folder is used in its place.
 
     Raises:
-        UserError: There is no such stack, or something that it needs is missing.
+        UserError: There is no such stack, its settings are wrong, or something that it needs is missing.
     """
     require_known(stack)
+    if engines:
+        settings.check(stack)
     if stack == LOCAL:
         from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
 
