@@ -161,6 +161,15 @@ def bootstrap(stack: str) -> None:
 
 
 @xfarm.command()
+@_stack
+def check(stack: str) -> None:
+    """Show what would stop a deployment."""
+    from xfarm.orchestrator import targets
+
+    sys.exit(targets.check(stack, _notify))
+
+
+@xfarm.command()
 @click.argument("paths", metavar="[STACK] FILE...", nargs=-1, required=True)
 @click.option(
     "--timeout",

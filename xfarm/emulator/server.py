@@ -43,6 +43,8 @@ class Emulator:
 
     directory: Path
     port: int
+    enforces_iam: bool = False
+    """Whether each request must be signed, and allowed by the policies of who signs it; "test" may do everything."""
 
     @property
     def endpoint(self) -> str:
@@ -119,6 +121,7 @@ class Emulator:
             "S3_DATA_DIR": str(self.directory / "s3"),
             # AWS's default quota ("Lambda quotas"); ministack's default depends on the machine's memory.
             "LAMBDA_ACCOUNT_CONCURRENCY": "1000",
+            "AUTH": str(self.enforces_iam).lower(),
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
         }

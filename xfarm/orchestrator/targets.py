@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+import click
+
 from xfarm.errors import UserError
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
@@ -68,6 +70,25 @@ def bootstrap(stack: str, notify: Callable[[str], None]) -> None:
     from xfarm.orchestrator import aws_account, state  # noqa: PLC0415 - not needed for `local`
 
     state.bootstrap(aws_account.identify(notify), notify)
+
+
+def check(stack: str, notify: Callable[[str], None]) -> int:
+    """Print whether anything would stop a deployment of a stack, and return the exit code: 1 if something would.
+
+    Raises:
+        UserError: There is no such stack, or AWS refuses.
+    """
+    require_known(stack)
+    if stack == LOCAL:
+        notify("'local' needs no permissions, so there is nothing to check.")
+        return 0
+    from xfarm.orchestrator.check import check as look  # noqa: PLC0415 - not needed for `local`
+
+    missing = False
+    for finding in look(stack, notify):
+        click.echo(f"{finding.outcome:<8} {finding.text}")
+        missing |= finding.outcome == "missing"
+    return int(missing)
 
 
 def require_known(stack: str) -> None:
