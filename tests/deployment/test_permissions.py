@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 
 from tests.support import docs, roles, stress
 from tests.support.checkout import Checkout
+from tests.support.faulty_aws import FaultyAws, serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
@@ -46,8 +48,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 NOT_CHANGED = {"storage": {"bucketName"}}
 """The settings that a deployment can't change."""
 
-BUCKET = "arn:aws:s3:::xfarm-bucket-01"
-
 
 @dataclass
 class Life:
@@ -71,12 +71,12 @@ class Life:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def start(self, role: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, role: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command as a role, in a session of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "xfarm", *arguments],
             cwd=self.checkout.root,
-            env=self.checkout.environment | self.environment(role),
+            env=self.checkout.environment | self.environment(role) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -84,11 +84,21 @@ class Life:
         )
 
     def kill_while_the_bucket_is_created(self) -> None:
-        """Kill a deployment after its request for the bucket, and delete its lock, as only a person may."""
-        process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes")
-        created = {("s3:CreateBucket", BUCKET)}
-        eventually(lambda: created <= {(each.action, each.resource) for each in self.account.requests()})
-        stress.kill(process)
+        """Kill a deployment before AWS responds to the bucket's creation, and delete its lock, as only a person may."""
+        created, killed = threading.Event(), threading.Event()
+
+        def hold(action: str) -> None:
+            if action == "PUT /xfarm-bucket-01":
+                created.set()
+                killed.wait(60)
+
+        with serving(FaultyAws(self.checkout.port)) as proxy:
+            proxy.delay = hold
+            endpoint = f"http://127.0.0.1:{proxy.server_port}"
+            process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes", AWS_ENDPOINT_URL=endpoint)
+            assert created.wait(60)
+            stress.kill(process)
+            killed.set()
         s3, states = self.checkout.client("s3"), f"xfarm-pipeline-state-{roles.ACCOUNT}-{REGION}"
         for lock in s3.list_objects_v2(Bucket=states, Prefix=".pulumi/locks/").get("Contents", []):
             s3.delete_object(Bucket=states, Key=lock["Key"])

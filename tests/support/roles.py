@@ -23,12 +23,7 @@ def document(name: str) -> dict[str, Any]:
 
 def actions(name: str) -> set[str]:
     """Return all actions of a policy."""
-    statements = document(name)["Statement"]
-    return {
-        action
-        for each in statements
-        for action in ([each["Action"]] if isinstance(each["Action"], str) else each["Action"])
-    }
+    return {action for statement in document(name)["Statement"] for action in statement["Action"]}
 
 
 @dataclass(frozen=True)

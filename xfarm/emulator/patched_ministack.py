@@ -133,11 +133,16 @@ def pin_request_origin(source_ip: str, _secure_transport: bool) -> None:  # noqa
 
 
 def extract_iam_action(service: str, method: str, path: str, *args: Any) -> str | None:  # noqa: ANN401 - as in ministack
-    """Return the action of a request, also of CloudWatch's newest protocol, which has it in the path."""
+    """Return the action of a request.
+
+    CloudWatch's newest protocol has it in the path. In SQS, a batch needs the same permission as a single message
+    ("Amazon SQS API permissions: Actions and resource reference").
+    """
     namespace, _, operation = path.rpartition("/operation/")
     if service == "monitoring" and namespace:
         return f"cloudwatch:{operation}"
-    return _extract_iam_action(service, method, path, *args)
+    action = _extract_iam_action(service, method, path, *args)
+    return action.removesuffix("Batch") if action and service == "sqs" else action
 
 
 def lambda_action(method: str, path: str) -> str | None:

@@ -87,7 +87,7 @@ def resources(account: Account, stack: str) -> dict[str, list[str]]:
         "LogGroup": [f"arn:{partition}:logs:{place}:log-group:/aws/lambda/{names.FUNCTION}"],
         "Function": [_function(account)],
         "EventSourceMapping": ["*"],
-        "EventSourceMappingTags": [f"arn:{partition}:lambda:{place}:event-source-mapping:uuid"],
+        "ReadEventSourceMapping": [f"arn:{partition}:lambda:{place}:event-source-mapping:uuid"],
         "Find": ["*"],
         "Check": ["*"],
     }
