@@ -1,12 +1,12 @@
-"""A deployment does what the preview before it has shown, on small stacks: `nox -s stress` tries many more changes."""
+"""A deployment does what its plan shows, on small stacks; `nox -s stress` makes many more changes."""
 
 import pytest
 
 from tests.support.planned import KINDS, check, small
 
 
-def test_a_deployment_does_what_was_shown_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All kinds of changes, each to the stack that the others need, and some further down."""
+def test_a_deployment_does_what_its_plan_shows(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Test each kind of change, mostly in the stack that all others need."""
     with small(tmp_path_factory.mktemp("planned"), seed=7) as (checkout, stacks, counts):
         for kind in KINDS:
             name, options = stacks.change(kind, "beta" if kind == "destroyed" else "alpha")

@@ -1,4 +1,4 @@
-"""A deployment of the pipeline does what the preview before it has shown, whatever is changed of it."""
+"""A deployment of the pipeline does what its plan shows."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 
 
 def changed(checkout: Checkout) -> dict[tuple[str, str], tuple[str, list[str], bool]]:
-    """Return of each resource that a preview shows: the operation, the properties and whether a value is unknown."""
+    """Return for each resource in a preview: the operation, the properties, and whether a value is unknown."""
     reports = json.loads(stress.finish(checkout, "preview", "--json"))
     return {
         (report["project"], step["resource"]): (
@@ -34,7 +34,7 @@ def changed(checkout: Checkout) -> dict[tuple[str, str], tuple[str, list[str], b
     }
 
 
-def test_another_prefix_is_shown_where_it_arrives_and_nothing_of_it_is_unknown(pipeline: Checkout) -> None:
+def test_another_prefix_is_shown_in_every_stack_that_reads_it_and_nothing_is_unknown(pipeline: Checkout) -> None:
     before = {path: path.read_bytes() for path in (pipeline.root / ".local/state").rglob("*") if path.is_file()}
     pipeline.configure("storage", "local", inputPrefix="drop/")
     assert changed(pipeline) == {
@@ -47,9 +47,7 @@ def test_another_prefix_is_shown_where_it_arrives_and_nothing_of_it_is_unknown(p
     assert changed(pipeline) == {}
 
 
-def test_another_bucket_name_is_refused_and_what_needs_the_bucket_is_not_shown_as_unchanged(
-    pipeline: Checkout,
-) -> None:
+def test_another_bucket_name_is_refused_and_the_other_stacks_are_left_out(pipeline: Checkout) -> None:
     pipeline.configure("storage", "local", bucketName="xfarm-bucket-02")
     refused = pipeline.run("preview", "--json")
     pipeline.configure("storage", "local", bucketName="xfarm-bucket-01")
@@ -62,7 +60,7 @@ def test_another_bucket_name_is_refused_and_what_needs_the_bucket_is_not_shown_a
     assert "the bucket 'xfarm-bucket-01' and all files in it would be deleted" in refused.stderr
 
 
-def test_a_stack_alone_is_shown_against_what_is_deployed(pipeline: Checkout) -> None:
+def test_a_stack_alone_is_shown_with_the_current_outputs_of_the_others(pipeline: Checkout) -> None:
     pipeline.configure("storage", "local", inputPrefix="drop/")
     reports = json.loads(stress.finish(pipeline, "preview", "--only", "compute", "--json"))
     assert [(report["project"], report["steps"]) for report in reports] == [("compute", [])]
@@ -73,7 +71,7 @@ def test_a_stack_alone_is_shown_against_what_is_deployed(pipeline: Checkout) -> 
 
 @dataclass(frozen=True)
 class Case:
-    """One change, and the options that it takes."""
+    """A change, and the options for the commands."""
 
     name: str
     make: Callable[[Checkout], object]
@@ -139,10 +137,10 @@ CASES = [
 ]
 
 MAYS = 3
-"""So many of the changes may show an operation as one that may be less."""
+"""The maximum number of changes with an operation that is shown as "may"."""
 
 
-def test_each_change_does_what_was_shown_of_it(pipeline: Checkout) -> None:
+def test_each_change_does_what_its_plan_shows(pipeline: Checkout) -> None:
     counts = Counts()
     for case in CASES:
         case.make(pipeline)

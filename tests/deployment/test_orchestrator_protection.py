@@ -1,4 +1,4 @@
-"""Files are deleted by `destroy` and by no other command, whatever is changed in the settings or the program."""
+"""Only `destroy` deletes files, whatever changes in the settings or the program."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 
 @pytest.fixture
 def full(checkout: Checkout) -> Iterator[Checkout]:
-    """The stack with the bucket, in which there are files; it is destroyed afterwards, from whatever there is then."""
+    """Yield a checkout whose storage stack is deployed and has files; destroy the stack afterwards."""
     checkout.configure("storage", "local", bucketName=OLD)
     stress.finish(checkout, "deploy", "--only", "storage")
     for key in KEYS:
@@ -50,7 +50,7 @@ def by_hand(checkout: Checkout, *arguments: str) -> "subprocess.CompletedProcess
 
 
 def unprotect(checkout: Checkout) -> None:
-    """Give the stack the state that version 0.1.0 leaves."""
+    """Change the state to that of version 0.1.0."""
     done = by_hand(checkout, "state", "unprotect", "--all", "--yes")
     assert done.returncode == 0, done.stderr
     assert not any(resource.get("protect") for resource in checkout.resources("storage"))
@@ -146,7 +146,7 @@ def test_after_a_destruction_the_new_name_is_deployed(full: Checkout) -> None:
 
 
 @pytest.mark.parametrize("state", ["protected", "of 0.1.0"])
-def test_a_bucket_that_somebody_deleted_is_made_by_a_deployment_that_looks(full: Checkout, state: str) -> None:
+def test_a_bucket_deleted_by_hand_is_created_by_a_deployment_with_refresh(full: Checkout, state: str) -> None:
     if state == "of 0.1.0":
         unprotect(full)
     s3 = full.client("s3")

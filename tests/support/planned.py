@@ -1,8 +1,8 @@
-"""Changes stacks at random, and compares what a preview has shown of each change with what the deployment then does.
+"""Changes stacks at random, and compares the plan of each change with what the deployment then does.
 
     python -m tests.support.planned [CHANGES] [SEED]
 
-does so on four small stacks with as many changes as are asked for (default: 200).
+makes that many changes (default: 200) to four small stacks.
 """
 
 import json
@@ -20,14 +20,14 @@ from typing import Any
 from tests.support.checkout import Checkout
 
 LESSER = {"replace": ("replace", "update", "same"), "update": ("update", "same")}
-"""What an operation may turn out to be that only a value causes which is not known yet."""
+"""What the deployment may do instead of a planned operation that only unknown values cause."""
 
 Steps = dict[tuple[str, str], dict[str, Any]]
 
 
 @dataclass
 class Counts:
-    """How well plans were kept to."""
+    """How well the deployments matched their plans."""
 
     changes: int = 0
     steps: int = 0
@@ -43,9 +43,9 @@ class Counts:
 
 
 def mismatches(plan: list[dict[str, Any]], done: list[dict[str, Any]]) -> list[str]:
-    """Return in what a deployment was another than its plan.
+    """Return the differences between a plan and its deployment.
 
-    Only what was shown as "may" may turn out lesser, and only a property that was shown as not known may be another.
+    Only an operation shown as "may" may do less, and only a property shown as unknown may have any value.
     """
     planned, did = _steps(plan), _steps(done)
     found = [f"not planned: {key} {did[key]}" for key in did.keys() - planned.keys()]
@@ -76,7 +76,7 @@ def _properties(step: dict[str, Any], actual: dict[str, Any]) -> Iterator[str]:
 
 
 def check(checkout: Checkout, counts: Counts, name: str, *options: str) -> None:
-    """Preview what was changed, deploy it, and count in what the two differ."""
+    """Preview a change, deploy it, and count the differences."""
     reports = []
     for command in ("preview", "deploy"):
         answer = checkout.run(command, "--json", *options)
@@ -181,15 +181,15 @@ KINDS = (
     "interrupted",
     "several",
 )
-"""The changes, by what is changed: each is a method of `Small`."""
+"""The kinds of changes: each is a method of `Small`."""
 
 
 class Small:
-    """Four small stacks, and the changes that are made to them."""
+    """Four small stacks, and changes to them."""
 
     def __init__(self, checkout: Checkout, seed: int) -> None:
         self._checkout = checkout
-        self._chance = random.Random(seed)  # noqa: S311 - nobody is to be surprised
+        self._chance = random.Random(seed)  # noqa: S311 - not for security
         self._number = 0
         self._graph: dict[str, list[str]] = {}
         self._values = dict.fromkeys(PROJECTS, "first")
@@ -211,7 +211,7 @@ class Small:
             self.add(project)
 
     def add(self, project: str) -> None:
-        """Add a stack that was never deployed, and reads all that those before it export."""
+        """Add a stack that was never deployed, and reads all outputs of the stacks that it needs."""
         folder = self._checkout.root / "stacks" / project
         folder.mkdir(parents=True)
         (folder / "Pulumi.yaml").write_text(f"name: {project}\nruntime: python\n", encoding="utf-8")
@@ -234,7 +234,7 @@ class Small:
         return f"{kind}{self._number}"
 
     def change(self, kind: str = "", project: str = "") -> tuple[str, list[str]]:
-        """Make one change, at random where it isn't named; return what it is, and the options that it takes."""
+        """Make a change, chosen at random unless given; return its name, and the options for the commands."""
         kind = kind or self._chance.choice(KINDS)
         project = project or self._chance.choice(sorted(self._graph))
         options = self._make(kind, project)
@@ -308,7 +308,7 @@ class Small:
         return ["--refresh"]
 
     def _interrupted(self, project: str) -> None:
-        """Make the state one of a deployment that was killed after AWS had created a log group."""
+        """Change the state to that of a deployment that was killed after AWS created a log group."""
         path = self._checkout.root / ".local/state/.pulumi/stacks" / project / "local.json"
         for resource in self._deployed(project, "aws:cloudwatch/logGroup:LogGroup"):
             state = json.loads(path.read_text(encoding="utf-8"))
@@ -330,7 +330,7 @@ class Small:
 
 @contextmanager
 def small(folder: Path, seed: int) -> Iterator[tuple[Checkout, Small, Counts]]:
-    """Deploy the small stacks, of which each step is counted, and stop their emulator in the end."""
+    """Deploy the small stacks, compare that with its plan too, and stop their emulator at the end."""
     checkout = Checkout(folder)
     counts = Counts()
     stacks = Small(checkout, seed)
@@ -342,7 +342,7 @@ def small(folder: Path, seed: int) -> Iterator[tuple[Checkout, Small, Counts]]:
 
 
 def main() -> None:
-    """Make as many changes as the command line asks for."""
+    """Make the number of changes given on the command line."""
     arguments = sys.argv[1:]
     number, seed = int(arguments[0]) if arguments else 200, int(arguments[1]) if len(arguments) > 1 else 1
     with tempfile.TemporaryDirectory(prefix="xfarm-planned-") as folder, small(Path(folder), seed) as parts:

@@ -144,7 +144,9 @@ def main() -> None:
                 started = time.monotonic()
                 output = kill_and_finish(checkout, seed, expected, seconds)
                 notes = [
-                    line for line in output.splitlines() if "cut off" in line or "lock of" in line or "may have" in line
+                    line
+                    for line in output.splitlines()
+                    if "interrupted" in line or "lock of" in line or "may have" in line
                 ]
                 print(f"Seed {seed}: {time.monotonic() - started:.0f} s. {' '.join(notes)}", flush=True)
         finally:

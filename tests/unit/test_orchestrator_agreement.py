@@ -1,4 +1,4 @@
-"""What is shown and asked before a deployment and a destruction, and what is done where the plan no longer holds."""
+"""What is shown and asked before a deployment and a destruction, and what happens if the plan is outdated."""
 
 import json
 import sys
@@ -12,36 +12,38 @@ from rich.console import Console
 from xfarm.errors import UserError
 from xfarm.orchestrator import commands, losses, targets
 from xfarm.orchestrator.changes import Change
-from xfarm.orchestrator.engine import OnEvent, Operation, Preview, Report
+from xfarm.orchestrator.engine import OnStackEvent, Operation, Preview, Report
 from xfarm.orchestrator.scratch import Outputs
 
 PROJECTS = ("storage", "messaging", "compute")
 
 
 class Stacks:
-    """Stacks of which a test decides what a plan finds and what differs later; what is done is written down."""
+    """Fake stacks: a test sets the result of their previews and what changes later; they record what is done."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
         self.changing = True
         self.failing: set[str] = set()
-        self.differing: dict[str, list[list[str]]] = {}
+        self.changed: dict[str, list[list[str]]] = {}
 
-    def engine(self, _stack: str, _on_event: OnEvent, _say: Callable[[str], None], _stopping: Event) -> "Engine":
+    def engine(
+        self, _stack: str, _on_event: OnStackEvent, _notify: Callable[[str], None], _stopping: Event
+    ) -> "Engine":
         return Engine(self)
 
 
 class Engine:
-    """One round with these stacks."""
+    """A fake engine for these stacks."""
 
     def __init__(self, stacks: Stacks) -> None:
         self._stacks = stacks
 
-    def tell(self, _on_event: OnEvent, _say: Callable[[str], None]) -> None:
-        """Nobody is told."""
+    def redirect(self, _on_event: OnStackEvent, _notify: Callable[[str], None]) -> None:
+        """Ignore the callbacks."""
 
     def create_missing(self, _projects: object) -> None:
-        """None is."""
+        """Create nothing."""
 
     def exports(self) -> dict[str, Outputs | None]:
         return {project: {} for project in PROJECTS}
@@ -52,9 +54,9 @@ class Engine:
     def deployed(self, _projects: object) -> list[tuple[str, str]]:
         return [("aws:s3/bucket:Bucket", "files")]
 
-    def differing(self, preview: Preview, _needs: object) -> list[str]:
-        left = self._stacks.differing.get(preview.report.project)
-        return left.pop(0) if left else []
+    def changed_since(self, preview: Preview, _needs: object) -> list[str]:
+        changed = self._stacks.changed.get(preview.report.project)
+        return changed.pop(0) if changed else []
 
     def preview(
         self, project: str, exports: Mapping[str, Outputs | None], *, refresh: bool, destroying: bool
@@ -64,7 +66,9 @@ class Engine:
         operation = "delete" if destroying else "update"
         steps = [Change(f"{project}-resource", "", "aws:t", operation, may=False, properties=[])]
         changes, steps = ({operation: 1}, steps) if self._stacks.changing else ({"same": 1}, [])
-        report = Report(project, "failed" if project in self._stacks.failing else "done", "as told", changes, steps)
+        report = Report(
+            project, "failed" if project in self._stacks.failing else "done", "no such bucket", changes, steps
+        )
         return Preview(report, [], {}, [], exports, "")
 
     def run(self, project: str, operation: Operation, *, refresh: bool) -> Report:
@@ -78,7 +82,7 @@ def lost(resources: list[tuple[str, str]]) -> list[str]:
 
 
 def nothing(*_: object, **__: object) -> None:
-    """Do nothing, whatever is asked."""
+    """Do nothing."""
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
 
 @pytest.fixture
 def asked(stacks: Stacks, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What people were asked, who answer as they should."""
+    """The questions to the user, who answers as expected."""
     questions: list[str] = []
 
     def answer(_console: Console, question: str) -> str:
@@ -145,13 +149,15 @@ def test_local_is_deployed_without_a_plan(stacks: Stacks) -> None:
     assert stacks.done == DEPLOYED
 
 
-def test_nobody_is_asked_where_nothing_would_change(stacks: Stacks, asked: list[str]) -> None:
+def test_a_plan_without_changes_needs_no_confirmation(stacks: Stacks, asked: list[str]) -> None:
     stacks.changing = False
     assert commands.operate("deploy", "dev") == 0
     assert (stacks.done[3:], asked) == (DEPLOYED, [])
 
 
-def test_who_does_not_agree_has_nothing_done(stacks: Stacks, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_done_without_a_confirmation(
+    stacks: Stacks, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_console: Console, _question: str) -> str:
         return "no"
 
@@ -162,24 +168,26 @@ def test_who_does_not_agree_has_nothing_done(stacks: Stacks, asked: list[str], m
 
 
 @pytest.mark.parametrize("options", [{}, {"yes": True}])
-def test_a_plan_that_fails_is_not_gone_on_with(stacks: Stacks, asked: list[str], options: dict[str, Any]) -> None:
+def test_an_incomplete_plan_is_not_deployed(stacks: Stacks, asked: list[str], options: dict[str, Any]) -> None:
     stacks.failing = {"messaging"}
-    with pytest.raises(UserError, match="there is no plan for all of it"):
+    with pytest.raises(UserError, match="the plan is incomplete"):
         commands.operate("deploy", "dev", **options)
     assert not any(done.startswith("deploy") for done in stacks.done)
     assert asked == []
 
 
-def test_where_the_plan_no_longer_holds_yes_stops(stacks: Stacks, capsys: pytest.CaptureFixture[str]) -> None:
-    stacks.differing = {"messaging": [["its state", "storage.prefix"]]}
+def test_with_yes_an_outdated_plan_stops_the_deployment(stacks: Stacks, capsys: pytest.CaptureFixture[str]) -> None:
+    stacks.changed = {"messaging": [["its state", "storage.prefix"]]}
     assert commands.operate("deploy", "dev", yes=True) == 1
     assert stacks.done[3:] == ["deploy storage"]
-    wanted = "messaging: its state and storage.prefix changed after the plan was shown, so nothing of it was done."
+    wanted = (
+        "messaging: its state and storage.prefix changed after the plan was shown, so this stack was left as it is."
+    )
     assert wanted in capsys.readouterr().out
 
 
-def test_where_the_plan_no_longer_holds_it_is_shown_again_and_asked_about(stacks: Stacks, asked: list[str]) -> None:
-    stacks.differing = {"messaging": [["its state"]]}
+def test_an_outdated_plan_is_shown_and_confirmed_again(stacks: Stacks, asked: list[str]) -> None:
+    stacks.changed = {"messaging": [["its state"]]}
     assert commands.operate("deploy", "dev") == 0
     first, second = stacks.done[:5], stacks.done[5:]
     assert first[3:] == ["asked", "deploy storage"]

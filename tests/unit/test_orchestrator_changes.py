@@ -1,4 +1,4 @@
-"""What is shown of a plan: which values change, from what to what, and why."""
+"""The changes in a plan: which values change, from what to what, and why."""
 
 import io
 import json
@@ -52,10 +52,10 @@ def event(kind: str, op: str, old: dict[str, Any] | None, new: dict[str, Any] | 
 
 
 def steps(*events: EngineEvent, refreshing: bool = False) -> list[Change]:
-    heard = Steps(refreshing=refreshing)
+    collected = Steps(refreshing=refreshing)
     for one in events:
-        heard.hear(one)
-    return heard.changes
+        collected.record(one)
+    return collected.changes
 
 
 def step(op: str, old: dict[str, Any], new: dict[str, Any], **more: object) -> Change:
@@ -83,7 +83,7 @@ def test_each_value_that_differs_is_shown_with_both_of_its_values() -> None:
     ]
 
 
-def test_the_paths_that_a_provider_names_are_followed() -> None:
+def test_the_paths_of_a_detailed_diff_are_followed() -> None:
     old, new = {"rules": [{"a.b": 1}, {"a.b": 2}]}, {"rules": [{"a.b": 1}, {"a.b": 3}]}
     detailed = {'rules[1]["a.b"]': {"diffKind": "update-replace", "inputDiff": True}}
     (change,) = step("replace", old, new, detailedDiff=detailed).properties
@@ -96,7 +96,7 @@ def test_documents_are_compared_inside() -> None:
     assert (change.path, change.old, change.new) == ("policy.Statement[0].Resource", "a", "b")
 
 
-def test_of_code_the_files_are_shown_that_differ() -> None:
+def test_the_changed_files_of_code_are_shown() -> None:
     change = step("update", {"code": archive(a="1", b="2")}, {"code": archive(a="1", b="3")}, diffs=["code"])
     assert shown(change)[1:] == ['        code["b.py"]: "sha256:2" -> "sha256:3"']
 
@@ -114,13 +114,13 @@ def test_long_values_are_shortened_around_what_differs() -> None:
     assert len(line) < 300
 
 
-def test_what_was_changed_by_hand_is_shown_from_what_is_there() -> None:
+def test_a_change_by_hand_is_shown_with_the_actual_value() -> None:
     detailed = {"there": {"diffKind": "update", "inputDiff": False}}
     (change,) = step("update", {"there": "as declared"}, {"there": "as declared"}, detailedDiff=detailed).properties
     assert change.new == "as declared"
 
 
-def test_a_replacement_is_shown_with_the_property_that_makes_it_one() -> None:
+def test_a_replacement_is_shown_with_the_property_that_causes_it() -> None:
     change = step(
         "create-replacement",
         {"name": "a", "memory": 1},
@@ -145,7 +145,7 @@ def test_a_replacement_is_shown_with_the_property_that_makes_it_one() -> None:
         ({"role": UNKNOWN, "memory": 2}, ["role", "memory"], False),
     ],
 )
-def test_what_only_an_unknown_value_causes_may_happen(new: dict[str, Any], keys: list[str], may: bool) -> None:  # noqa: FBT001
+def test_what_only_unknown_values_cause_is_shown_as_may(new: dict[str, Any], keys: list[str], may: bool) -> None:  # noqa: FBT001
     old = {"role": "arn", "memory": 1}
     diffs = [name for name in old if new[name] != old[name]]
     change = step("create-replacement" if keys else "update", old, new, diffs=diffs, keys=keys)
@@ -155,13 +155,13 @@ def test_what_only_an_unknown_value_causes_may_happen(new: dict[str, Any], keys:
     assert any("not known yet" in line for line in shown(change))
 
 
-def test_a_replacement_without_a_property_is_one_because_of_something_else() -> None:
+def test_a_replacement_without_a_property_is_caused_by_a_dependency() -> None:
     change = step("create-replacement", {}, {})
     assert change.may
     assert shown(change)[1:] == ["        something that it depends on is replaced"]
 
 
-def test_what_is_created_is_named_and_its_values_are_for_machines() -> None:
+def test_a_created_resource_has_its_properties_in_json_only() -> None:
     (change,) = steps(event("resOutputsEvent", "create", None, {"name": "a", "none": None, "arn": UNKNOWN}))
     assert shown(change) == [f"  + compute    function {FUNCTION}"]
     assert [(one.path, one.new, one.unknown) for one in change.properties] == [
@@ -170,7 +170,7 @@ def test_what_is_created_is_named_and_its_values_are_for_machines() -> None:
     ]
 
 
-def test_a_name_that_pulumi_makes_up_is_not_known_before_it_is_made_up_for_the_deployment() -> None:
+def test_a_name_that_pulumi_generates_in_a_preview_is_unknown() -> None:
     inputs = {"name": "function-0a1b2c3", "arn": "arn:function-0a1b2c3", "role": "function-reader", "list": ["x"]}
     created = event("resOutputsEvent", "create", None, inputs)
     (change,) = steps(created)
@@ -181,7 +181,7 @@ def test_a_name_that_pulumi_makes_up_is_not_known_before_it_is_made_up_for_the_d
     assert [one.path for one in change.properties if one.unknown] == ["name", "arn"]
 
 
-def test_what_a_refresh_finds_is_no_part_of_what_is_done() -> None:
+def test_what_a_refresh_finds_is_not_a_change_of_the_update() -> None:
     refreshed = (
         event("resourcePreEvent", "refresh", {"a": 1}, {"a": 1}),
         event("resOutputsEvent", "update", {"a": 1}, {"a": 2}, diffs=["a"]),
@@ -195,7 +195,7 @@ REFERENCE = "urn:pulumi:dev::compute::pulumi:pulumi:StackReference::organization
 GOALS = {"resourcePlans": {URN: {"goal": {"propertyDependencies": {"environment": [REFERENCE], "memory": [URN]}}}}}
 
 
-def test_the_output_of_another_stack_is_named_that_a_change_comes_from() -> None:
+def test_a_change_names_the_output_of_another_stack_that_causes_it() -> None:
     changed = {
         "storage": outputs(
             {"prefix": "in/", "arn": "a", "other": "x"}, {"prefix": "drop/", "arn": UNKNOWN, "other": "y"}
@@ -212,7 +212,7 @@ def test_the_output_of_another_stack_is_named_that_a_change_comes_from() -> None
     assert "from storage.prefix" in shown(change)[1]
 
 
-def test_outputs_are_compared_as_others_read_them() -> None:
+def test_outputs_are_compared_as_a_whole() -> None:
     old, new = {"a": {"x": 1}, "gone": 1, "same": 2, "secret": SECRET}, {"a": {"x": 2}, "new": 3, "same": 2}
     found = outputs(old, new | {"secret": SECRET | {"ciphertext": "another"}})
     assert found == [

@@ -1,4 +1,4 @@
-"""What is shown and counted for recorded events of the engine."""
+"""The lines and counts for recorded events of the engine."""
 
 import io
 from collections.abc import Iterable

@@ -60,7 +60,7 @@ def test_no_variable_leads_to_an_aws_account(root: Path, monkeypatch: pytest.Mon
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     }
-    assert prepared["PULUMI_BACKEND_URL"] == f"file://{root}/.local/state"
+    assert prepared["PULUMI_BACKEND_URL"] == f"file://{root}/.local/state?metadata=skip"
     assert prepared["PULUMI_HOME"] == f"{root}/.local/pulumi"
     assert (root / ".local" / "state").is_dir()
 
@@ -96,8 +96,19 @@ def test_the_state_is_in_the_checkout_whatever_its_name(root: Path, name: str) -
     (root / name).mkdir()
     url = environment.prepare(root / name, lambda _message: None)["PULUMI_BACKEND_URL"]
     parts = urlsplit(url)  # like Go's url.Parse, which Pulumi uses
-    assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("file", "", "", "")
+    assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("file", "", "metadata=skip", "")
     assert unquote(parts.path) == str(root / name / ".local" / "state")
+
+
+def test_a_file_that_a_killed_update_left_empty_beside_the_state_is_removed(root: Path) -> None:
+    state = root / ".local" / "state" / ".pulumi" / "stacks" / "storage" / "local.json"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    damaged = state.with_name("local.json.attrs")
+    damaged.touch()
+    environment.prepare(root, lambda _message: None)
+    assert state.exists()
+    assert not damaged.exists()
 
 
 @pytest.mark.parametrize(("user", "wanted"), [(None, "unknown"), ("", "unknown"), ("anna", "anna")])

@@ -1,4 +1,4 @@
-"""What is said of the files and messages that a destruction deletes."""
+"""The count of files and messages that a destruction would delete."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -30,7 +30,7 @@ class S3:
 
 
 def error(code: str) -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": "as told"}}, "GetQueueAttributes")
+    return ClientError({"Error": {"Code": code, "Message": "no access"}}, "GetQueueAttributes")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def lines(step_s: float = 0) -> list[str]:
     return losses.losses(resources, lambda: next(seconds))
 
 
-def test_what_holds_nothing_is_not_mentioned(account: dict[str, Any]) -> None:
+def test_an_empty_bucket_and_queue_are_not_mentioned(account: dict[str, Any]) -> None:
     assert lines() == []
     assert account
 
@@ -69,7 +69,7 @@ def test_files_bytes_and_messages_are_counted(account: dict[str, Any]) -> None:
     assert lines() == ["the bucket 'bucket' with 1 file (5 bytes)", "the queue 'main' with 1 message"]
 
 
-def test_after_ten_seconds_there_are_more_than_were_counted(account: dict[str, Any]) -> None:
+def test_after_ten_seconds_the_count_is_a_minimum(account: dict[str, Any]) -> None:
     account["bucket"] = [1] * 10
     assert lines(step_s=6) == ["the bucket 'bucket' with more than 4 files (4 bytes)"]
 
@@ -80,11 +80,11 @@ def test_after_ten_seconds_there_are_more_than_were_counted(account: dict[str, A
         ("AWS.SimpleQueueService.NonExistentQueue", []),
         (
             "AccessDenied",
-            ["'main', with contents that can't be counted: AWS refused GetQueueAttributes: as told (AccessDenied)."],
+            ["'main', with contents that can't be counted: AWS refused GetQueueAttributes: no access (AccessDenied)."],
         ),
     ],
 )
-def test_what_is_gone_is_not_mentioned_and_what_cannot_be_counted_is(
+def test_a_deleted_queue_is_not_mentioned_and_one_that_cannot_be_counted_is(
     account: dict[str, Any], code: str, expected: list[str]
 ) -> None:
     account["main"] = error(code)

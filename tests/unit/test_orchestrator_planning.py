@@ -1,4 +1,4 @@
-"""Against what each stack is previewed: what the stacks before it will export, and how often it takes to know that."""
+"""The order of previews: each uses the planned outputs of the stacks before it, in as few previews as possible."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ CHAIN = {"top": [], "middle": ["top"], "bottom": ["top", "middle"]}
 
 
 class Stacks:
-    """Stacks that export, in the future, what they are told to and what they read of others."""
+    """Fake stacks, whose planned outputs a test sets; some include the outputs of others."""
 
     def __init__(self, graph: dict[str, list[str]], deployed: dict[str, Outputs | None]) -> None:
         self.graph = graph
@@ -56,13 +56,13 @@ def deployed(graph: dict[str, list[str]]) -> dict[str, Outputs | None]:
     return {project: {"own": "old"} for project in graph}
 
 
-def test_where_nothing_changes_each_is_previewed_once() -> None:
+def test_without_changes_each_stack_is_previewed_once() -> None:
     stacks = Stacks(CHAIN, deployed(CHAIN))
     assert stacks.plan() == set()
     assert stacks.previews == {"top": 1, "middle": 1, "bottom": 1}
 
 
-def test_none_waits_for_one_that_exports_what_it_did() -> None:
+def test_deployed_stacks_are_previewed_in_parallel() -> None:
     together = threading.Barrier(3)
 
     class Together(Stacks):
@@ -73,7 +73,7 @@ def test_none_waits_for_one_that_exports_what_it_did() -> None:
     assert Together(CHAIN, deployed(CHAIN)).plan() == set()
 
 
-def test_another_output_reaches_all_that_read_it() -> None:
+def test_a_changed_output_reaches_every_stack_that_reads_it() -> None:
     stacks = Stacks(CHAIN, deployed(CHAIN))
     stacks.own["top"] = "new"
     assert stacks.plan() == set()
@@ -81,13 +81,13 @@ def test_another_output_reaches_all_that_read_it() -> None:
     assert {stacks.previews["middle"], stacks.previews["bottom"]} <= {1, 2}
 
 
-def test_what_was_never_deployed_is_waited_for() -> None:
+def test_a_stack_waits_for_those_never_deployed() -> None:
     stacks = Stacks(CHAIN, dict.fromkeys(CHAIN))
     assert stacks.plan() == set()
     assert stacks.previews == {"top": 1, "middle": 1, "bottom": 1}
 
 
-def test_what_needs_one_that_cannot_be_deployed_is_left_out_and_the_others_are_shown() -> None:
+def test_stacks_that_need_a_failed_one_are_left_out_and_the_others_shown() -> None:
     graph = {**CHAIN, "alone": []}
     stacks = Stacks(graph, deployed(graph))
     stacks.failing = {"middle"}
@@ -95,14 +95,14 @@ def test_what_needs_one_that_cannot_be_deployed_is_left_out_and_the_others_are_s
     assert stacks.shown.keys() == {"top", "middle", "alone"}
 
 
-def test_after_ctrl_c_nothing_is_begun() -> None:
+def test_after_ctrl_c_no_preview_starts() -> None:
     stacks = Stacks(CHAIN, deployed(CHAIN))
     stacks.stopping.set()
     assert stacks.plan() == set(CHAIN)
     assert not stacks.previews
 
 
-def test_of_a_part_the_others_export_what_they_do() -> None:
+def test_a_stack_alone_is_previewed_with_current_outputs() -> None:
     stacks = Stacks({"bottom": []}, {"top": {"own": "old"}, "bottom": None})
     assert stacks.plan() == set()
 
@@ -111,7 +111,7 @@ NAMES = [str(number) for number in range(6)]
 
 
 @given(st.data())
-def test_each_is_shown_once_against_what_was_shown_of_those_before_it(data: st.DataObject) -> None:
+def test_each_stack_is_shown_once_with_the_outputs_that_were_shown_before(data: st.DataObject) -> None:
     graph = {
         name: data.draw(st.lists(st.sampled_from(NAMES[:number]), unique=True)) if number else []
         for number, name in enumerate(NAMES)

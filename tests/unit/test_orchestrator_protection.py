@@ -1,4 +1,4 @@
-"""What the engine's events say about files that would be lost."""
+"""The refusal of updates that would delete files, by the engine's events."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_a_step_that_deletes_a_bucket_is_refused_with_its_name_and_what_to_do(op
     )
 
 
-def test_a_queue_is_named_by_its_name_and_has_its_name_elsewhere() -> None:
+def test_the_refusal_for_a_queue_names_its_file() -> None:
     urn = "urn:pulumi:dev::messaging::aws:sqs/queue:Queue::main-queue"
     metadata = {
         "op": "replace",
@@ -67,7 +67,7 @@ def test_a_queue_is_named_by_its_name_and_has_its_name_elsewhere() -> None:
     )
 
 
-def test_the_engine_s_own_refusal_is_told_in_the_same_words_and_not_shown() -> None:
+def test_the_engine_s_own_refusal_is_reported_in_the_same_words() -> None:
     shown: list[EngineEvent] = []
 
     def refuse() -> None:
@@ -94,7 +94,7 @@ def test_the_engine_s_own_refusal_is_told_in_the_same_words_and_not_shown() -> N
         diagnostic("protection", urn=""),
     ],
 )
-def test_all_else_is_shown_and_fails_as_it_fails(event: EngineEvent) -> None:
+def test_other_events_and_errors_are_passed_on(event: EngineEvent) -> None:
     assert update(event) == [event]
     with pytest.raises(CommandError):
         update(event, fails=True)

@@ -1,4 +1,4 @@
-"""The backend of a preview: the state of the stack as it is, and of the others what they will export."""
+"""The backend of a preview: the unchanged state of the stack, and the planned outputs of the others."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def documents(
     return found
 
 
-def test_the_stack_s_own_state_is_as_it_is() -> None:
+def test_the_stack_s_own_state_is_unchanged() -> None:
     written = documents({"alpha": ALPHA}, {}, "alpha")["alpha"]
     assert written == {
         "version": 3,
@@ -42,7 +42,7 @@ def test_the_stack_s_own_state_is_as_it_is() -> None:
     }
 
 
-def test_others_have_what_they_will_export_and_nothing_else() -> None:
+def test_other_stacks_have_only_their_planned_outputs() -> None:
     written = documents({"alpha": ALPHA, "beta": None}, {"alpha": {"a": 2, "s": SECRET}})
     latest = written["alpha"]["checkpoint"]["latest"]
     assert [(resource["type"], resource["outputs"]) for resource in latest["resources"]] == [
@@ -52,22 +52,22 @@ def test_others_have_what_they_will_export_and_nothing_else() -> None:
     assert written["beta"]["checkpoint"] == {"stack": "organization/beta/dev", "latest": None}
 
 
-def test_a_secret_of_a_stack_without_a_key_is_not_known_yet() -> None:
+def test_a_secret_of_a_stack_without_a_key_is_unknown() -> None:
     written = documents({"alpha": None, "beta": None}, {"alpha": {"a": 2, "s": {"in": [SECRET]}}})
     (resource,) = written["alpha"]["checkpoint"]["latest"]["resources"]
     assert resource["outputs"] == {"a": 2}
 
 
 @pytest.mark.parametrize("state", [None, {"deployment": None}, {"deployment": {"resources": []}}])
-def test_what_is_not_deployed_exports_nothing(state: dict[str, Any] | None) -> None:
+def test_a_stack_that_is_not_deployed_has_no_outputs(state: dict[str, Any] | None) -> None:
     assert scratch.exported(state) is None
 
 
-def test_what_is_deployed_exports_what_its_state_has() -> None:
+def test_a_deployed_stack_has_the_outputs_of_its_state() -> None:
     assert scratch.exported(ALPHA) == {"a": 1}
 
 
-def test_a_plan_s_outputs_are_those_of_its_stack_and_unknown_where_anything_in_them_is() -> None:
+def test_a_planned_output_with_an_unknown_part_is_unknown() -> None:
     outputs = {"known": "x", "whole": scratch.UNKNOWN, "nested": {"a": [1, scratch.UNKNOWN]}, "secret": SECRET}
     stack, other = f"urn:pulumi:dev::alpha::{STACK}::alpha-dev", "urn:pulumi:dev::alpha::aws:sns/topic:Topic::topic"
     plan = {"resourcePlans": {other: {"state": {"arn": "x"}}, stack: {"state": outputs}}}
@@ -85,7 +85,7 @@ def test_a_plan_of_a_stack_without_outputs_has_none() -> None:
     ("url", "usable"),
     [("file:///state", True), ("s3://bucket?region=eu-west-1", True), ("https://api.pulumi.com", False)],
 )
-def test_pulumi_cloud_s_states_are_of_use_nowhere_else(
+def test_states_of_pulumi_cloud_are_not_copied(
     monkeypatch: pytest.MonkeyPatch,
     url: str,
     usable: bool,  # noqa: FBT001

@@ -1,4 +1,4 @@
-"""Says of each resource what the engine does, or would do, to which of its properties."""
+"""Lists the changes of each resource, made or planned, property by property."""
 
 import json
 import re
@@ -14,30 +14,30 @@ from pulumi.automation.events import StepEventMetadata
 from xfarm.orchestrator.scratch import UNKNOWN, is_unknown
 
 CHANGES: Final = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
-"""The engine's operations that change a resource, and what has been done to it afterwards."""
+"""The engine's operations that change a resource, and their past participles."""
 
 _SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
-"""The key of what is no plain value, and below, what it is then (`Sig` and others in pulumi/sdk)."""
+"""The key that marks a special value; its value, one of those below, is the kind (`Sig` and others in pulumi/sdk)."""
 _SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - the mark of a secret, not one
 _ASSET: Final = "c44067f5952c0a294b673a41bacd8c17"
 _ARCHIVE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
 
 _PATH: Final = re.compile(r'\["(?P<quoted>(?:[^"\\]|\\.)*)"\]|\[(?P<index>\d+)\]|(?P<name>[^.\[\]]+)')
-"""A step of a property's path, such as the three of `rules[0]["a.b"]`."""
+"""A step of a property's path: `rules[0]["a.b"]` has three."""
 
 
 @dataclass(frozen=True)
 class PropertyChange:
-    """What happens to one value of a resource, or to an output of a stack.
+    """The change of one value of a resource, or of an output of a stack.
 
     Attributes:
-        path: Where it is, such as `environment.variables.INPUT_PREFIX`; also within a JSON document.
-        kind: Whether it is added, deleted or given another value.
-        old: Its value now, without secrets; None where it has none.
-        new: Its value afterwards.
-        unknown: Whether that can't be known yet.
-        replaces: Whether the resource can't be updated with it, and so is replaced.
-        causes: The outputs of other stacks that it comes from and that change, such as `storage.input_prefix`.
+        path: The value's path, such as `environment.variables.INPUT_PREFIX`. It may lead into a JSON document.
+        kind: Whether the value is added, deleted or updated.
+        old: The value before, without secrets; None if there is none.
+        new: The value afterwards.
+        unknown: Whether the value afterwards is not known yet.
+        replaces: Whether the resource has to be replaced because of it.
+        causes: The changed outputs of other stacks that the value comes from, such as `storage.input_prefix`.
     """
 
     path: str
@@ -51,15 +51,15 @@ class PropertyChange:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one resource.
+    """The change of one resource.
 
     Attributes:
-        resource: Its name in the program.
-        urn: Its URN.
-        type: Its type, such as `aws:s3/bucket:Bucket`.
+        resource: The resource's name in the program.
+        urn: The resource's URN.
+        type: The resource's type, such as `aws:s3/bucket:Bucket`.
         operation: One of `CHANGES`.
-        may: Whether nothing but a value that is not known yet makes it happen, so that less may.
-        properties: What changes of it; where it is created, what it is created with; nothing where it is deleted.
+        may: Whether only unknown values cause the operation, so the deployment may do less.
+        properties: The properties that change; all properties of a resource to create, none of one to delete.
     """
 
     resource: str
@@ -71,10 +71,10 @@ class Change:
 
 
 class Steps:
-    """What the engine did, or would do, by its events.
+    """The steps of the engine, collected from its events.
 
     Args:
-        refreshing: Whether what a refresh finds is meant, and not what is then done.
+        refreshing: Whether to collect the changes that a refresh finds instead.
     """
 
     def __init__(self, *, refreshing: bool = False) -> None:
@@ -83,8 +83,8 @@ class Steps:
         self._planned: set[str] = set()
         self._steps: dict[str, list[StepEventMetadata]] = {}
 
-    def hear(self, event: EngineEvent) -> None:
-        """Record what an event says about a resource."""
+    def record(self, event: EngineEvent) -> None:
+        """Record the step that an event reports."""
         if event.resource_pre_event and event.resource_pre_event.metadata.op.value == "refresh":
             self._refreshed.add(event.resource_pre_event.metadata.urn)
         elif event.res_outputs_event:
@@ -97,8 +97,8 @@ class Steps:
                     self._planned.add(step.urn)
 
     @property
-    def invented(self) -> set[str]:
-        """The names that a preview makes up and the deployment makes up again, with another random part.
+    def generated_names(self) -> set[str]:
+        """The names that Pulumi generated in a preview; the deployment generates others.
 
         Source: "Auto-naming" in Pulumi's documentation.
         """
@@ -113,21 +113,21 @@ class Steps:
 
     @property
     def tally(self) -> dict[str, int]:
-        """How many resources are created, updated and so on."""
+        """The number of resources by operation."""
         return tally({urn: {step.op.value for step in steps} for urn, steps in self._steps.items()})
 
     @property
     def changes(self) -> list[Change]:
-        """What happens to each resource that doesn't stay as it is."""
-        invented = self.invented
+        """The change of each resource that changes."""
+        generated = self.generated_names
         for new in (step.new for steps in self._steps.values() for step in steps if step.new):
-            new.inputs = hide(new.inputs, invented)
+            new.inputs = hide(new.inputs, generated)
         changes = [_change(steps) for steps in self._steps.values()]
         return [change for change in changes if change.operation in CHANGES]
 
 
 def hide(value: Any, names: Iterable[str]) -> Any:  # noqa: ANN401 - any JSON
-    """Return `value` with what contains one of `names` unknown."""
+    """Return `value`, with each string that contains one of `names` replaced by `UNKNOWN`."""
     if isinstance(value, Mapping):
         return {key: hide(one, names) for key, one in value.items()}
     if isinstance(value, list):
@@ -136,16 +136,16 @@ def hide(value: Any, names: Iterable[str]) -> Any:  # noqa: ANN401 - any JSON
 
 
 def tally(steps: Mapping[str, set[str]]) -> dict[str, int]:
-    """Return how many resources were, by what the engine did to each, created, updated and so on.
+    """Return the number of resources by operation.
 
     Args:
-        steps: The engine's operations on each resource, by its URN; a replacement takes three.
+        steps: The engine's steps for each resource, by its URN; a replacement has three.
     """
     return dict(Counter(kind for one in steps.values() if (kind := _operation(one))))
 
 
 def _operation(steps: set[str]) -> str:
-    """Return what several steps of the engine are together; nothing where they leave the resource alone."""
+    """Return the operation that several steps make up; an empty string if the resource stays as it is."""
     of_a_replacement = {"create-replacement": "replace", "delete-replaced": "delete"}
     done = {of_a_replacement.get(step, step) for step in steps}
     return next((kind for kind in ("replace", "create", "update", "delete", "same") if kind in done), "")
@@ -155,7 +155,7 @@ def _change(steps: Iterable[StepEventMetadata]) -> Change:
     steps = list(steps)
     operation = _operation({step.op.value for step in steps})
     properties = max(map(_properties, steps), key=len) if operation in {"update", "replace"} else []
-    # A replacement without such a property is one by a trigger, which is planned where the trigger isn't known.
+    # Without such a property, an unknown `replacement_trigger` or a replaced dependency causes the replacement.
     causes = [change for change in properties if change.replaces or operation == "update"]
     may = operation in {"update", "replace"} and all(change.unknown for change in causes)
     if operation == "create":
@@ -175,7 +175,7 @@ def _properties(step: StepEventMetadata) -> list[PropertyChange]:
     for path, (kind, of_inputs) in sorted(paths.items()):
         replaces = kind.endswith("-replace")
         old, there, new = (_plain(_at(side, path)) for side in (step.old.inputs, step.old.outputs, step.new.inputs))
-        # What was changed by hand may differ in the outputs alone.
+        # What was changed by hand may differ in the outputs only.
         before = old if of_inputs and old != new else there
         same = PropertyChange(path, "update", before, new, is_unknown(new), replaces)
         changes += differences(path, before, new, replaces=replaces) or [same]
@@ -183,7 +183,7 @@ def _properties(step: StepEventMetadata) -> list[PropertyChange]:
 
 
 def differences(path: str, old: Any, new: Any, *, replaces: bool = False) -> list[PropertyChange]:  # noqa: ANN401
-    """Return in which of the values in them `old` and `new` differ, also within JSON documents; None is no value."""
+    """Return each difference between two values, also inside JSON documents. None stands for no value."""
     old, new = _documents(old, new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         pairs = [(_member(path, name), old.get(name), new.get(name)) for name in {**old, **new}]
@@ -198,11 +198,11 @@ def differences(path: str, old: Any, new: Any, *, replaces: bool = False) -> lis
 
 
 def outputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[PropertyChange]:
-    """Return which outputs of a stack differ, each as a whole, as that is how other stacks read them."""
+    """Return the outputs of a stack that differ, each as a whole, as other stacks read them."""
     changes: list[PropertyChange] = []
     for name in {**old, **new}:
         before, after = _plain(old.get(name)), _plain(new.get(name))
-        # A secret is encrypted in another way each time, so nobody can tell whether it is still the same.
+        # The ciphertext of a secret differs each time, so a change of its value can't be detected.
         if before != after or (name in old) != (name in new):
             kind = "add" if name not in old else "delete" if name not in new else "update"
             changes.append(PropertyChange(name, kind, before, after, is_unknown(after)))
@@ -216,16 +216,16 @@ def _member(path: str, name: str) -> str:
 
 
 def _documents(old: Any, new: Any) -> tuple[Any, Any]:  # noqa: ANN401 - any JSON
-    """Return both as what they say, where both are JSON documents."""
+    """Return both values parsed if both are JSON documents."""
     try:
-        said = json.loads(old), json.loads(new)
+        parsed = json.loads(old), json.loads(new)
     except (TypeError, ValueError):
         return old, new
-    return said if all(isinstance(one, (Mapping, list)) for one in said) else (old, new)
+    return parsed if all(isinstance(one, (Mapping, list)) for one in parsed) else (old, new)
 
 
 def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return what is at `path` in `value`, or None; of what is not known yet, all that is in it isn't either."""
+    """Return the part of `value` at `path`, or None. Every part of an unknown value is unknown."""
     for step in _PATH.finditer(path):
         if value == UNKNOWN:
             return value
@@ -239,7 +239,7 @@ def _at(value: Any, path: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Return a property's value without secrets, and with a file's hash in the place of its content."""
+    """Return a property's value without secrets, and with the hash of each file in place of its content."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if not isinstance(value, Mapping):
@@ -257,12 +257,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
 def caused(
     changes: Iterable[Change], plan: Mapping[str, Any], outputs: Mapping[str, list[PropertyChange]]
 ) -> list[Change]:
-    """Return `changes`, with the outputs of other stacks that they come from.
+    """Return `changes` with their causes.
 
     Args:
-        changes: What a preview shows.
-        plan: What `pulumi preview --save-plan` has written.
-        outputs: What each other stack will export differently.
+        changes: The changes that a preview shows.
+        plan: The file that `pulumi preview --save-plan` wrote.
+        outputs: The changed outputs of each other stack.
     """
     return [
         replace(
@@ -273,7 +273,7 @@ def caused(
 
 
 def _sources(change: PropertyChange, of: Change, plan: Mapping[str, Any]) -> list[str]:
-    """Return the projects whose outputs the property is made of."""
+    """Return the projects whose outputs the property depends on."""
     goal = plan["resourcePlans"].get(of.urn, {}).get("goal", {})
     name = re.split(r"[.\[]", change.path)[0]
     references = (goal.get("propertyDependencies") or {}).get(name) or []

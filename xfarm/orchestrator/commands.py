@@ -79,7 +79,7 @@ class _Console(Console):
 
 
 class _Session:
-    """One command: an operation on the stacks, whose plan may have to be confirmed."""
+    """One run of a command: an operation on the stacks, whose plan the user may have to confirm."""
 
     def __init__(self, operation: Operation, stack: str, console: Console, *, refresh: bool, yes: bool) -> None:
         self._operation: Operation = operation
@@ -92,10 +92,10 @@ class _Session:
             raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
     def run(self, selected: set[str]) -> list[Report]:
-        """Do the operation to the projects that were selected, and return the reports in the order of the stacks.
+        """Run the operation on the selected projects, and return their reports in the order of the stacks.
 
         Raises:
-            UserError: Nothing was begun, and why.
+            UserError: The operation was not started.
         """
         everything = graph.dependencies()
         reports: dict[str, Report] = {}
@@ -109,7 +109,7 @@ class _Session:
         return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
 
     def _round(self, everything: graph.Graph, selected: set[str]) -> dict[str, Report]:
-        """Plan what is to be planned, have it agreed to, and do it, all upon the states as they are now."""
+        """Read the states, show the plan if there is one, ask for confirmation, and run the operation."""
         interrupted = threading.Event()
         needs = graph.subgraph(everything, selected)
         with Display(self._console, "preview" if self._planned else self._operation) as display:
@@ -125,30 +125,30 @@ class _Session:
                     run.update(self._operation, needs)
         if not self._planned:
             return run.reports
-        self._agree(run.reports, self._losses(engine, needs))
+        self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
-            engine.tell(display.event, display.notify)
-            done = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.found)
-            done.update(self._operation, needs)
-        return done.reports
+            engine.redirect(display.event, display.notify)
+            update = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.previews)
+            update.update(self._operation, needs)
+        return update.reports
 
     def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
-        """Return what holds files or messages and would be deleted."""
+        """Return a line for each resource with files or messages that would be deleted."""
         if self._operation != "destroy":
             return []
-        from xfarm.orchestrator.losses import losses  # noqa: PLC0415 - slow to load, and seldom needed
+        from xfarm.orchestrator.losses import losses  # noqa: PLC0415 - slow to import, rarely needed
 
         return losses(engine.deployed(needs))
 
-    def _agree(self, plan: dict[str, Report], losses: list[str]) -> None:
-        """Show how much would be done and what would be lost, and ask for confirmation.
+    def _confirm_plan(self, plan: dict[str, Report], losses: list[str]) -> None:
+        """Show a summary of the plan and what would be lost, and ask for confirmation.
 
         Raises:
-            UserError: It isn't, or there is no telling what would be done.
+            UserError: The user declined, or the plan is incomplete.
         """
         self._console.print(summary(plan.values(), "preview"))
         if not all(report.outcome in {"done", "absent"} for report in plan.values()):
-            raise UserError(f"there is no plan for all of it (see above), so nothing was {_DONE[self._operation]}.")
+            raise UserError(f"the plan is incomplete (see above), so nothing was {_DONE[self._operation]}.")
         for loss in losses:
             self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
         if self._asking and any(report.changed or report.outputs for report in plan.values()):
@@ -156,14 +156,14 @@ class _Session:
 
 
 class _Run:
-    """One walk through the stacks, and what came of it.
+    """One run through the stacks, and its results.
 
     Args:
-        engine: Deals with each stack.
-        display: Shows what it does.
-        interrupted: Set when nothing more is to be started.
-        refresh: Whether to look first at what is really there.
-        plan: What was found of each project in the plan that was agreed to, where there was one.
+        engine: Runs Pulumi on each stack.
+        display: Shows its progress.
+        interrupted: Set once no further operation may start.
+        refresh: Whether to update the state from AWS first.
+        plan: The previews of the confirmed plan, by project; None without a plan.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class _Run:
         plan: Mapping[str, Preview] | None = None,
     ) -> None:
         self.reports: dict[str, Report] = {}
-        self.found: dict[str, Preview] = {}
+        self.previews: dict[str, Preview] = {}
         self._engine = engine
         self._display = display
         self._interrupted = interrupted
@@ -184,10 +184,10 @@ class _Run:
         self._plan = plan or {}
 
     def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
-        """Preview each project against what those that it needs will export."""
+        """Preview each project with the planned outputs of the projects that it needs."""
         if not scratch.usable():
             self._display.notify(
-                "Pulumi Cloud keeps the state: each stack is shown against what the others export now."
+                "The state is in Pulumi Cloud: each stack is shown with the current outputs of the others."
             )
             self._engine.create_missing(graph.dependencies())
 
@@ -195,38 +195,36 @@ class _Run:
             self._display.start(project)
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
-        def show(found: Preview) -> bool:
-            self._display.plan(found)
-            self.found[found.report.project] = found
-            return self._end(found.report)
+        def show(preview: Preview) -> bool:
+            self._display.plan(preview)
+            self.previews[preview.report.project] = preview
+            return self._end(preview.report)
 
         if destroying:
-            needs = dict.fromkeys(needs, ())  # what the others export makes no difference to it
+            needs = dict.fromkeys(needs, ())  # a destruction reads no outputs
         planner = planning.Planner(needs, self._engine.exports(), preview, show, self._interrupted)
         self._leave_out(planner.walk())
 
     def update(self, operation: Operation, needs: graph.Graph) -> None:
-        """Deploy or destroy each project when those are done that it has to wait for, or look for drift."""
+        """Deploy or destroy the projects in order of dependency, or compare all of them with AWS."""
 
         def run(project: str) -> bool:
             if self._interrupted.is_set():
                 self._leave_out({project})
                 return False
             self._display.start(project)
-            if project in self._plan and (differing := self._engine.differing(self._plan[project], before[project])):
-                reason = f"{' and '.join(differing)} changed after the plan was shown, so nothing of it was done"
+            if project in self._plan and (changed := self._engine.changed_since(self._plan[project], reads[project])):
+                reason = f"{' and '.join(changed)} changed after the plan was shown, so this stack was left as it is"
                 return self._end(Report(project, "outdated", reason))
             return self._end(self._engine.run(project, operation, refresh=self._refresh))
 
-        before = needs if operation == "deploy" else dict.fromkeys(needs, ())
-
+        reads = needs if operation == "deploy" else dict.fromkeys(needs, ())
         if operation == "deploy":
             self._engine.create_missing(needs)
         elif operation == "destroy":
             needs = graph.dependents(needs)
         else:
-            # What is there is compared with the state, for which no stack has to wait.
-            needs = dict.fromkeys(needs, ())
+            needs = reads  # drift compares each stack with its own state
         self._leave_out(graph.walk(needs, run))
 
     def _end(self, report: Report) -> bool:
@@ -255,7 +253,7 @@ def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, 
     """Refuse to deploy a project before those that it needs, or to destroy it before those that need it.
 
     Raises:
-        UserError: The selection leaves out a project that has to come first.
+        UserError: The selection lacks a project that has to come first.
     """
     if operation == "deploy":
         neighbours = everything

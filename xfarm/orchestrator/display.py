@@ -56,7 +56,7 @@ class Display:
         self._progress.stop()
 
     def start(self, project: str) -> None:
-        """Add the progress bar of a stack, unless it has one."""
+        """Add a progress bar for a stack, unless it has one."""
         with self._lock:
             if project not in self._tasks:
                 self._tasks[project] = self._progress.add_task(project, total=None, waiting="")
@@ -73,7 +73,7 @@ class Display:
             self._console.print(f"[bold red]{report.project}[/] failed:", _plain(report.reason) + ".", highlight=False)
 
     def plan(self, preview: Preview) -> None:
-        """Show what a preview of a stack has found, and the engine's warnings and errors."""
+        """Show the result of a stack's preview, with the engine's warnings and errors."""
         for note in preview.notes:
             self.notify(note)
         for event in preview.events:
@@ -118,7 +118,7 @@ class Display:
         if started is not None:
             self._show_line(project, step, f"{monotonic() - started:.1f} s")
         elif self._operation == "drift" and step.op.value in SIGNS:
-            # A refresh is "refresh" at its start; only its end shows what has changed.
+            # A refresh starts as "refresh"; only its end shows what has changed.
             self._show_line(project, step)
         self._show_progress(project)
 
@@ -142,7 +142,7 @@ class Display:
 
 
 def plan(report: Report) -> Iterator[str]:
-    """Return, in lines with colours, what a stack's preview has found: what changes, how, and why."""
+    """Return the result of a stack's preview in lines with markup: what changes, how, and why."""
     for change in report.steps:
         sign = SIGNS["create-replacement" if change.operation == "replace" else change.operation]
         note = f"[yellow]may be {CHANGES[change.operation]}[/]" if change.may else ""
@@ -172,13 +172,13 @@ def _difference(change: PropertyChange) -> str:
 
 
 _LONGEST: Final = 60
-"""Characters of a value that are shown in full."""
+"""The length in characters up to which a value is shown in full."""
 _AROUND: Final = 20
-"""Characters of a longer one that are shown on either side of what differs."""
+"""The number of characters of a longer value that are shown before and after the difference."""
 
 
 def _texts(old: Any, new: Any) -> tuple[str, str]:  # noqa: ANN401 - any JSON
-    """Return two values as text, each of them shortened to what differs and what is around it."""
+    """Return two values as text, each shortened to the part around the difference."""
     texts = (json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False))
     start = len(os.path.commonprefix(texts))  # noqa: RUF071 - of characters, as is meant
     end = len(os.path.commonprefix([text[start:][::-1] for text in texts]))  # noqa: RUF071 - likewise
@@ -196,7 +196,7 @@ def _cut(text: str, start: int, end: int) -> str:
 
 
 def summary(reports: Iterable[Report], operation: Operation) -> Table:
-    """Return a table of what was changed, or would be, in each stack."""
+    """Return a table of the changes, made or planned, in each stack."""
     done = operation in {"deploy", "destroy"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("stack", "outcome"):

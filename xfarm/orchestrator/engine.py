@@ -1,10 +1,11 @@
-"""Runs Pulumi's engine on one stack at a time, by the Automation API, and says in a sentence what went wrong."""
+"""Runs Pulumi's engine on one stack at a time, with the Automation API, and explains its errors in one sentence."""
 
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +17,6 @@ from typing import Any, Literal, cast
 from pulumi.automation import (
     CommandError,
     ConcurrentUpdateError,
-    Deployment,
     EngineEvent,
     LocalWorkspace,
     OutputMap,
@@ -37,14 +37,18 @@ from xfarm.orchestrator.scratch import Outputs
 from xfarm.paths import STACKS
 
 Operation = Literal["deploy", "preview", "destroy", "drift"]
-Hear = Callable[[EngineEvent], None]
-"""`drift` compares what is really there with the state, as `pulumi refresh --preview-only` does."""
-OnEvent = Callable[[str, EngineEvent], None]
+"""`drift` compares the resources in AWS with the state, as `pulumi refresh --preview-only` does."""
+
+OnEvent = Callable[[EngineEvent], None]
+"""Called with each event of the engine."""
+
+OnStackEvent = Callable[[str, EngineEvent], None]
+"""Called with the name of the project and each event of the engine on its stack."""
 
 
 @dataclass
 class Report:
-    """What an operation did to one stack."""
+    """The result of an operation on one stack."""
 
     project: str
     outcome: Literal["done", "failed", "stopped", "left out", "absent", "outdated"] = "done"
@@ -62,15 +66,15 @@ class Report:
 
 @dataclass
 class Preview:
-    """What a preview of one stack found.
+    """The result of a preview of one stack.
 
     Attributes:
-        report: What would be done.
-        events: What the engine said.
-        outputs: What the stack will export.
-        notes: What was done besides, in lines for people.
-        exports: What it took the other stacks to export.
-        sources: The digest of the program and the settings that it was made of.
+        report: What the operation would do.
+        events: The engine's events.
+        outputs: The planned outputs of the stack.
+        notes: Messages for the user.
+        exports: The outputs of the other stacks that the preview used.
+        sources: The digest of the program and settings that were previewed.
     """
 
     report: Report
@@ -82,7 +86,7 @@ class Preview:
 
 
 class _Workspace(LocalWorkspace):
-    """A project's folder; every command run in it names its stack, so that none has to be selected."""
+    """A project's folder. Each command names its stack, so no stack has to be selected."""
 
     def __init__(self, project: str, command: PulumiCommand, options: tuple[str, ...], backend: Path | None) -> None:
         elsewhere = {"PULUMI_BACKEND_URL": backend.as_uri()} if backend else {}
@@ -90,15 +94,15 @@ class _Workspace(LocalWorkspace):
         self._options = options
 
     def serialize_args_for_op(self, stack_name: str) -> list[str]:  # noqa: ARG002 - as in the base class
-        """Return the options that every operation is given, besides those that the Automation API knows."""
+        """Return options for every operation that the Automation API has no parameter for."""
         return list(self._options)
 
     def select_stack(self, stack_name: str) -> None:
-        """Do without: it would start the CLI once more."""
+        """Do nothing: it would start the CLI once more."""
 
 
 class _Stack(Stack):
-    """A stack that is not asked after each update what nobody reads here: each question starts the CLI once more."""
+    """A stack without the queries after each update, whose results nobody reads: each one starts the CLI once more."""
 
     def __init__(
         self, name: str, project: str, command: PulumiCommand, *options: str, backend: Path | None = None
@@ -106,11 +110,11 @@ class _Stack(Stack):
         super().__init__(name, _Workspace(project, command, options, backend), StackInitMode.SELECT)
 
     def outputs(self) -> OutputMap:
-        """Return none of the outputs; `exports` has them."""
+        """Return no outputs; `exports` returns them."""
         return {}
 
     def info(self, show_secrets: bool = True) -> UpdateSummary:  # noqa: ARG002, FBT001, FBT002 - as in the base class
-        """Return an empty summary: the events have said it all."""
+        """Return an empty summary: the events contain all of it."""
         return UpdateSummary("", datetime.now(UTC), "", {}, {}, "")
 
 
@@ -120,28 +124,26 @@ class Engine:
     Args:
         stack: The name of the stacks.
         on_event: Called with each event of the engine.
-        say: Called with each line for the user.
-        stopping: Set when nothing more is to be started.
+        notify: Called with each message for the user.
+        stopping: Set once no further operation may start.
 
     Raises:
         UserError: The stacks' state can't be reached, or the Pulumi CLI is too old.
     """
 
     def __init__(
-        self, stack: str, on_event: OnEvent, say: Callable[[str], None], stopping: Event | None = None
+        self, stack: str, on_event: OnStackEvent, notify: Callable[[str], None], stopping: Event | None = None
     ) -> None:
         self._stack = stack
         self._stopping = stopping or Event()
         self._on_event = on_event
-        self._say = say
+        self._notify = notify
         self._command = _command()
-        # One look at all of them, side by side, rather than several at each when its turn comes.
-        states = _ask_each(self._command, "stack", "export", "--stack", stack)
-        self._exported = states
-        self._states = {project: state and (state["deployment"] or {}) for project, state in states.items()}
+        # All states at once, in parallel, rather than several commands for each stack later.
+        self._states: dict[str, scratch.Json | None] = _ask_each(self._command, "stack", "export", "--stack", stack)
 
     def create_missing(self, projects: Iterable[str]) -> None:
-        """Create the stacks that are not there yet, so that they can be deployed, and others refer to them.
+        """Create the stacks that don't exist, so that they can be deployed and other stacks can refer to them.
 
         Raises:
             UserError: The stacks' state can't be reached.
@@ -158,49 +160,49 @@ class Engine:
             list(pool.map(create, [project for project in projects if self._states[project] is None]))
 
     def resources(self, project: str) -> int:
-        """Return how many resources of a project were deployed when this engine was made."""
-        resources = (self._states[project] or {}).get("resources", [])
+        """Return how many resources of a project were deployed when this engine was created."""
+        resources = scratch.deployment(self._states[project]).get("resources", [])
         return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
     def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
         """Return the types and ids of the resources of projects that were deployed when this engine was created."""
-        states = [scratch.resources(self._exported[project]) for project in projects]
+        states = [scratch.resources(self._states[project]) for project in projects]
         return [(resource["type"], resource["id"]) for state in states for resource in state if resource.get("id")]
 
     def exports(self) -> dict[str, Outputs | None]:
-        """Return what each project exported when this engine was made; None where it was not deployed."""
-        return {project: scratch.exported(state) for project, state in self._exported.items()}
+        """Return each project's outputs when this engine was created; None for a stack that was not deployed."""
+        return {project: scratch.exported(state) for project, state in self._states.items()}
 
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
-        """Deploy or destroy one stack, or look for drift in it.
+        """Deploy or destroy one stack, or compare it with AWS.
 
-        A lock and unfinished creations that a killed update of this host left behind are dealt with first.
+        A lock and pending creations that a killed update of this host left behind are resolved first.
 
         Args:
-            project: The name of the project, which is that of its folder.
-            operation: What to do.
-            refresh: Whether to look first at what is really there, rather than trust the state.
+            project: The project's name, which is also its folder's.
+            operation: The operation.
+            refresh: Whether to update the state from AWS first.
         """
 
-        def act(hear: Hear) -> None:
+        def act(on_event: OnEvent) -> None:
             stack = _Stack(self._stack, project, self._command)
-            self._unlocking(project, stack, lambda: self._act(project, stack, operation, hear, refresh=refresh))
+            self._unlocking(project, stack, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
 
         if self._states[project] is None:
             return Report(project, "absent")
         drift = operation == "drift"
-        return _reported(project, act, lambda event: self._on_event(project, event), refreshing=drift)
+        return _report(project, act, lambda event: self._on_event(project, event), refreshing=drift)
 
-    def tell(self, on_event: OnEvent, say: Callable[[str], None]) -> None:
-        """Tell others from now on what the engine does."""
-        self._on_event, self._say = on_event, say
+    def redirect(self, on_event: OnStackEvent, notify: Callable[[str], None]) -> None:
+        """Replace the callbacks for events and messages."""
+        self._on_event, self._notify = on_event, notify
 
-    def differing(self, preview: Preview, needs: Iterable[str]) -> list[str]:
-        """Return what is no longer as it was when a stack was previewed: its state, its program, what it reads.
+    def changed_since(self, preview: Preview, needs: Iterable[str]) -> list[str]:
+        """Return what changed since a stack's preview: its state, its program or settings, or outputs that it reads.
 
         Args:
-            preview: What was found.
-            needs: The projects whose outputs the stack reads, and which are as they are going to be.
+            preview: The preview.
+            needs: The projects whose outputs the stack reads; each of them is deployed already.
 
         Raises:
             UserError: The stacks' state can't be reached.
@@ -209,19 +211,19 @@ class Engine:
         with ThreadPoolExecutor() as pool:
             ask = partial(_ask, self._command, ("stack", "export", "--stack", self._stack))
             states = dict(zip((project, *needs), pool.map(ask, (project, *needs)), strict=True))
-        found = []
-        if scratch.resources(states[project]) != scratch.resources(self._exported[project]):
-            found.append("its state")
+        changed = []
+        if scratch.resources(states[project]) != scratch.resources(self._states[project]):
+            changed.append("its state")
         if scratch.sources(project) != preview.sources:
-            found.append("its program or settings")
+            changed.append("its program or settings")
         for other in needs:
             planned, actual = preview.exports[other] or {}, scratch.exported(states[other]) or {}
-            found += [
+            changed += [
                 f"{other}.{output.path}"
                 for output in changes.outputs(scratch.known(planned), actual)
                 if not scratch.is_unknown(planned.get(output.path))
             ]
-        return found
+        return changed
 
     def preview(
         self,
@@ -231,54 +233,52 @@ class Engine:
         refresh: bool = False,
         destroying: bool = False,
     ) -> Preview:
-        """Preview the deployment or the destruction of one stack, and write nothing to any state.
+        """Preview the deployment or destruction of one stack, without writing to any state.
 
         Args:
-            project: The name of the project, which is that of its folder.
-            exports: What each other project exports by then; None where it is not deployed.
-            refresh: Whether to look first at what is really there, rather than trust the state.
-            destroying: Whether the stack is to be destroyed.
+            project: The project's name, which is also its folder's.
+            exports: The outputs of every other project at that time; None for a stack that is not deployed.
+            refresh: Whether to read the resources from AWS first.
+            destroying: Whether to preview a destruction.
         """
-        state = self._states[project] or {}
-        outputs = scratch.exported(self._exported[project]) or {}
+        outputs = scratch.exported(self._states[project]) or {}
         preview = Preview(Report(project), [], outputs, [], exports, scratch.sources(project))
-
-        def recover(stack: Stack) -> bool:
-            """Do to the copy of the state what a deployment would first do to the state."""
-            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
-                return False
-            preview.notes.append(f"{project}: an update was cut off, or still runs. Shown is what it leaves to do.")
-            return True
-
-        def destroy(hear: Hear) -> None:
-            with scratch.backend(self._stack, project, self._exported, exports) as folder:
-                stack = _Stack(self._stack, project, self._command, "--ignore-protect", backend=folder)
-                unsure = recover(stack)
-                stack.preview_destroy(on_event=hear, refresh=refresh or unsure)
-
-        def act(hear: Hear) -> None:
-            if not scratch.usable():
-                with protection.refusing(state, project, self._stack, hear) as watch:
-                    _Stack(self._stack, project, self._command).preview(on_event=watch, refresh=refresh)
-                return
-            with scratch.backend(self._stack, project, self._exported, exports) as folder:
-                stack = _Stack(self._stack, project, self._command, backend=folder)
-                unsure = recover(stack)
-                with protection.refusing(state, project, self._stack, hear) as watch:
-                    stack.preview(on_event=watch, refresh=refresh or unsure, plan=str(folder / "plan.json"))
-                plan.update(json.loads((folder / "plan.json").read_text(encoding="utf-8")))
-
-        plan: scratch.Json = {}
         if destroying and self._states[project] is None:
             preview.report.outcome = "absent"
             return preview
-        preview.report = _reported(project, destroy if destroying else act, preview.events.append)
+        plan: scratch.Json = {}
+
+        def recover(stack: Stack) -> bool:
+            """Change the copy of the state as a deployment would first change the state."""
+            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
+                return False
+            preview.notes.append(
+                f"{project}: the last update was interrupted or still runs. The plan shows what remains to be done."
+            )
+            return True
+
+        def act(on_event: OnEvent) -> None:
+            copy = scratch.backend(self._stack, project, self._states, exports) if scratch.usable() else nullcontext()
+            with copy as folder:
+                stack = _Stack(self._stack, project, self._command, backend=folder)
+                refreshing = (folder is not None and recover(stack)) or refresh
+                if destroying:
+                    stack = _Stack(self._stack, project, self._command, "--ignore-protect", backend=folder)
+                    stack.preview_destroy(on_event=on_event, refresh=refreshing)
+                    return
+                with self._protecting(project, on_event) as watch:
+                    path = str(folder / "plan.json") if folder else None
+                    stack.preview(on_event=watch, refresh=refreshing, plan=path)
+                if path:
+                    plan.update(json.loads(Path(path).read_text(encoding="utf-8")))
+
+        preview.report = _report(project, act, preview.events.append)
         if plan:
             now = self.exports()
-            heard = Steps()
+            steps = Steps()
             for event in preview.events:
-                heard.hear(event)
-            preview.outputs = changes.hide(scratch.planned(plan), heard.invented)
+                steps.record(event)
+            preview.outputs = changes.hide(scratch.planned(plan), steps.generated_names)
             changed = {other: changes.outputs(now[other] or {}, exports[other] or {}) for other in exports}
             preview.report.steps = changes.caused(preview.report.steps, plan, changed)
             preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
@@ -289,93 +289,96 @@ class Engine:
         project: str,
         stack: Stack,
         operation: Operation,
-        on_event: Hear,
+        on_event: OnEvent,
         *,
         refresh: bool,
     ) -> None:
         if operation == "drift":
             stack.preview_refresh(on_event=on_event)
             return
-        state = self._states[project] or {}
         destroying = operation == "destroy"
         if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
             refresh = True
             what = ", ".join(names)
-            self._say(f"{project}: the last update was cut off. Looking for what it did{what and ' to '}{what}.")
+            self._notify(f"{project}: the last update was interrupted. Looking for what it did{what and ' to '}{what}.")
         if destroying:
             stack = _Stack(self._stack, project, self._command, "--ignore-protect")
-        elif protection.unprotected(state):
-            with protection.refusing(state, project, self._stack, _errors_only(on_event)) as watch:
+        elif protection.unprotected(scratch.deployment(self._states[project])):
+            with self._protecting(project, _errors_only(on_event)) as watch:
                 stack.preview(on_event=watch, refresh=refresh)
 
-        def update(hear: Hear, again: bool) -> None:  # noqa: FBT001
+        def update(record: OnEvent, again: bool) -> None:  # noqa: FBT001
             def on_each(event: EngineEvent) -> None:
-                hear(event)
+                record(event)
                 on_event(event)
 
             if destroying:
                 stack.destroy(on_event=on_each, refresh=refresh or again)
                 return
-            with protection.refusing(state, project, self._stack, on_each) as watch:
+            with self._protecting(project, on_each) as watch:
                 stack.up(on_event=watch, refresh=refresh or again)
 
-        refusals.update_with_retries(project, stack, update, self._say, self._stopping)
+        refusals.update_with_retries(project, stack, update, self._notify, self._stopping)
+
+    def _protecting(self, project: str, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
+        """Refuse an update of a stack that would delete what holds files or messages."""
+        return protection.refusing(scratch.deployment(self._states[project]), project, self._stack, on_event)
 
     def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
-        """Call `action`, and once more if a lock stood in its way that a dead process of this host had taken."""
+        """Call `action`; if the stack's lock belongs to a dead process of this host, release it and call it again."""
         try:
             action()
         except ConcurrentUpdateError as error:
             if not (dead := recovery.release(str(error))):
                 raise
-            self._say(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
-            self._states[project] = _contents(stack.export_stack())
+            self._notify(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
+            self._states[project] = vars(stack.export_stack())
             action()
 
     def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> list[str] | None:
-        """Find out what became of the operations that an update of the stack had begun when it was cut off.
+        """Resolve the pending operations of an interrupted update.
 
         Args:
             project: The stack's project.
             stack: The stack.
-            destroying: Whether it is to be destroyed, so that nothing may be forgotten.
+            destroying: Whether the stack is about to be destroyed, so that no resource may be forgotten.
 
         Returns:
-            The names of what is to be looked for, by a refresh; None where there were no such operations.
+            The names of the resources that a refresh has to look for; None if no operation was pending.
         """
-        if not (self._states[project] or {}).get("pending_operations"):
+        if not scratch.deployment(self._states[project]).get("pending_operations"):
             return None
-        # As it takes the stack's lock, this also makes sure that nobody is still at it. It leaves only creations open.
+        # It takes the stack's lock, so no other update is running. Only creations are pending afterwards.
         stack.refresh()
         state = stack.export_stack()
-        names = recovery.resolve_pending_creates(_contents(state), destroying=destroying)
+        names = recovery.resolve_pending_creates(cast("dict[str, Any]", state.deployment), destroying=destroying)
         stack.import_stack(state)
         return names
 
 
-def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refreshing: bool = False) -> Report:
-    """Do something to a stack, and return what came of it.
+def _report(project: str, act: Callable[[OnEvent], None], on_event: OnEvent, *, refreshing: bool = False) -> Report:
+    """Run an operation on a stack, and return its result.
 
     Args:
         project: The stack's project.
-        act: Does it, and tells what it is given of the engine's events.
-        on_event: Called with each of them too.
-        refreshing: Whether what a refresh finds is to be reported.
+        act: Runs the operation. Its argument is a callback for the engine's events.
+        on_event: Called with each event too.
+        refreshing: Whether to report the changes that a refresh finds.
     """
     report = Report(project)
     started = monotonic()
     steps = Steps(refreshing=refreshing)
     shown = False
 
-    def hear(event: EngineEvent) -> None:
+    def record(event: EngineEvent) -> None:
         nonlocal shown
-        steps.hear(event)
+        steps.record(event)
         if event.diagnostic_event and event.diagnostic_event.severity == "error":
             shown = True
         on_event(event)
 
     try:
-        act(hear)
+        act(record)
     except CommandError as error:
         report.outcome = "failed"
         report.reason = "see the errors above" if shown else explain(error)
@@ -388,22 +391,18 @@ def _reported(project: str, act: Callable[[Hear], None], on_event: Hear, *, refr
     return report
 
 
-def _errors_only(on_event: Hear) -> Hear:
-    """Return what tells `on_event` of errors, as what goes well is told when it is done."""
+def _errors_only(on_event: OnEvent) -> OnEvent:
+    """Return a callback that calls `on_event` with errors only."""
 
-    def tell(event: EngineEvent) -> None:
+    def on_error(event: EngineEvent) -> None:
         if event.diagnostic_event and event.diagnostic_event.severity == "error":
             on_event(event)
 
-    return tell
-
-
-def _contents(state: Deployment) -> dict[str, Any]:
-    return cast("dict[str, Any]", state.deployment or {})
+    return on_error
 
 
 def exports(stack: str) -> dict[str, dict[str, Any] | None]:
-    """Return what each project's stack of this name exports, or nothing where it was never made.
+    """Return the outputs of each project's stack of this name; None for a stack that doesn't exist.
 
     Raises:
         UserError: The stacks' state can't be reached.
@@ -412,9 +411,9 @@ def exports(stack: str) -> dict[str, dict[str, Any] | None]:
 
 
 def ask_each(*arguments: str) -> dict[str, Any]:
-    """Ask Pulumi the same of every project, side by side; return the JSON that each answers.
+    """Run a Pulumi command for every project in parallel; return the JSON that it prints for each.
 
-    It is nothing where the project has no stack of the name that is asked for.
+    For a project without such a stack, this is None.
 
     Raises:
         UserError: The stacks' state can't be reached.
@@ -451,7 +450,7 @@ def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> An
 
 
 def explain(error: CommandError) -> str:
-    """Return in a sentence why Pulumi failed."""
+    """Return why Pulumi failed, as one sentence."""
     text = str(error)
     if isinstance(error, ConcurrentUpdateError):
         lock = recovery.LOCK.search(text)
@@ -467,5 +466,4 @@ def explain(error: CommandError) -> str:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         name = next((name for name in names if os.environ.get(name)), names[0])
         return f"{name} holds another passphrase than the stacks have, an empty one unless you changed it: unset {name}"
-    said = re.findall(r"error: (.+)", text)
-    return " ".join(said) or text
+    return " ".join(re.findall(r"error: (.+)", text)) or text

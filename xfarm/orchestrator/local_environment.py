@@ -72,6 +72,8 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
     folder = root / ".local"
     with os_errors_as_user_errors(root):
         (folder / "state").mkdir(parents=True, exist_ok=True)
+        for metadata in (folder / "state").rglob("*.attrs"):  # from before `metadata=skip`, perhaps damaged
+            metadata.unlink(missing_ok=True)
         toolchain = resolve(root, notify)
         account = emulator(root)
         account.start()
@@ -94,7 +96,9 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "PATH": _prepend(toolchain.path, kept.get("PATH", "")),
-            "PULUMI_BACKEND_URL": (folder / "state").as_uri(),
+            # Without `metadata=skip`, Pulumi also writes a file of metadata beside each state file, but not atomically:
+            # after a kill in between, every later command fails ("fileblob", Go CDK documentation).
+            "PULUMI_BACKEND_URL": (folder / "state").as_uri() + "?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",

@@ -1,4 +1,4 @@
-"""Counts the files and messages that a destruction deletes."""
+"""Counts the files and messages that a destruction would delete."""
 
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -11,18 +11,18 @@ from xfarm.operations.pipeline import counts
 from xfarm.orchestrator import recovery
 
 LIMIT_S: Final = 10
-"""The number of seconds after which the files of a bucket are no longer counted."""
+"""The maximum time to count the files of a bucket, in seconds."""
 
 _GONE: Final = {"NoSuchBucket", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 """AWS's error codes for a bucket or a queue that was deleted by hand."""
 
 
 def losses(resources: Iterable[tuple[str, str]], clock: Callable[[], float] = monotonic) -> list[str]:
-    """Return a line for each bucket and each queue that holds something.
+    """Return a line for each bucket and each queue that is not empty.
 
     Args:
-        resources: The types and ids of the resources to be deleted.
-        clock: Returns a time in seconds.
+        resources: The types and IDs of the resources to delete.
+        clock: Returns the time in seconds.
     """
     lines = []
     for kind, identity in resources:
@@ -44,7 +44,7 @@ def _messages(queue_url: str) -> int:
 
 
 def _files(bucket: str, clock: Callable[[], float]) -> str:
-    """Return how many files a bucket has, and how many bytes; nothing if it has none."""
+    """Return the number of files in a bucket and their size; an empty string if it has none."""
     number = size = 0
     end, more = clock() + LIMIT_S, ""
     for page in recovery.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket):

@@ -1,4 +1,4 @@
-"""Previews the stacks in such an order that each is shown against what the stacks before it will export."""
+"""Previews the stacks in order of dependency, each with the planned outputs of the stacks before it."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -9,21 +9,22 @@ from xfarm.orchestrator.graph import Graph, order
 from xfarm.orchestrator.scratch import Outputs
 
 Exports = Mapping[str, Outputs | None]
-"""What each project exports, or None where it is not deployed."""
+"""The outputs of each project; None for a stack that is not deployed."""
 
 
 class Planner:
-    """Previews each project against the planned outputs of those before it.
+    """Previews each project with the planned outputs of the projects that it needs.
 
-    Where those are deployed, a project doesn't wait for them: most changes leave what a stack exports as it is. If they
-    turn out to export something else, it is previewed again.
+    A project doesn't wait for deployed projects, as most changes leave their outputs as they are. If their outputs do
+    change, it is previewed again.
 
     Args:
         graph: The projects, each with those whose outputs it reads.
-        deployed: What every project exports now, also those that are not in `graph`.
-        preview: Previews one against what the others export.
-        show: Shows what was found, of each project after those it needs; returns whether it can be deployed.
-        stopping: Set when nothing more is to be started.
+        deployed: The current outputs of all projects, including those that are not in `graph`.
+        preview: Previews a project, given the outputs of the others.
+        show: Shows the preview of a project, after those of the projects that it needs; returns whether the project can
+            be deployed.
+        stopping: Set once no further preview may start.
     """
 
     def __init__(
@@ -39,12 +40,12 @@ class Planner:
         self._preview = preview
         self._show = show
         self._stopping = stopping
-        self._found: dict[str, tuple[Exports, Preview]] = {}
-        self._good: set[str] = set()
+        self._previews: dict[str, tuple[Exports, Preview]] = {}
+        self._deployable: set[str] = set()
         self._shown: set[str] = set()
 
     def walk(self) -> set[str]:
-        """Preview and show all projects that can be; return the others, which need one that can't be deployed."""
+        """Preview and show the projects; return those left out because they need one that can't be deployed."""
         running: dict[Future[tuple[Exports, Preview]], str] = {}
         with ThreadPoolExecutor() as pool:
             while True:
@@ -59,30 +60,30 @@ class Planner:
                     return self._graph.keys() - self._shown
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
                     project = running.pop(done)
-                    self._found[project] = done.result()
-                    self._exports[project] = self._found[project][1].outputs
+                    self._previews[project] = done.result()
+                    self._exports[project] = self._previews[project][1].outputs
 
     def _run(self, project: str, exports: Exports) -> tuple[Exports, Preview]:
         return exports, self._preview(project, exports)
 
     def _up_to_date(self, project: str) -> bool:
-        """Return whether a project was previewed against what those that it needs are now known to export."""
-        if project not in self._found:
+        """Return whether a project was previewed with the outputs that the projects it needs are now known to have."""
+        if project not in self._previews:
             return False
-        used = self._found[project][0]
+        used = self._previews[project][0]
         return all(used[other] == self._exports[other] for other in self._graph[project])
 
     def _settled(self, project: str) -> bool:
-        return self._graph[project] <= self._good and self._up_to_date(project)
+        return self._graph[project] <= self._deployable and self._up_to_date(project)
 
     def _worthwhile(self, project: str) -> bool:
-        """Return whether there is something to find: those that it needs are certain, or likely to stay as they are."""
-        waiting_for = self._graph[project] - self._good
+        """Return whether to preview a project now: the outputs that it reads are planned, or likely to stay."""
+        waiting_for = self._graph[project] - self._deployable
         failed = waiting_for & self._shown
         deployed = all(self._exports[other] is not None for other in waiting_for)
         return deployed and not failed and not self._up_to_date(project)
 
     def _end(self, project: str) -> None:
         self._shown.add(project)
-        if self._show(self._found[project][1]):
-            self._good.add(project)
+        if self._show(self._previews[project][1]):
+            self._deployable.add(project)

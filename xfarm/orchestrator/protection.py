@@ -1,8 +1,8 @@
-"""Keeps an update from deleting what holds people's files or messages: only `destroy` deletes that.
+"""Refuses updates that would delete files or messages: only `destroy` may delete them.
 
-Such resources are declared with Pulumi's resource option `protect`, so the engine itself refuses to replace or delete
-them. It does so only where its state says the same, and that of version 0.1.0 does not: there the steps of a preview
-tell what the update would do ("protect" in Pulumi's documentation of the resource options).
+The resources with files or messages have Pulumi's resource option `protect`, so the engine refuses to replace or delete
+them. It does so only if they are protected in the state too ("protect" in Pulumi's documentation of the resource
+options). In a state of version 0.1.0 they are not, so the steps of a preview show what the update would delete.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from xfarm.errors import UserError
 
 
 class _Data(NamedTuple):
-    """What a resource holds, and where its name is set."""
+    """What a resource contains, and where its name is set."""
 
     resource: str
     contents: str
@@ -26,16 +26,16 @@ HOLDING_DATA: Final = {
     "aws:s3/bucket:Bucket": _Data("bucket", "files", "stacks/{project}/Pulumi.{stack}.yaml"),
     "aws:sqs/queue:Queue": _Data("queue", "messages", "shared/names.py"),
 }
-"""The types of the resources that hold files or messages."""
+"""The types of the resources that contain files or messages."""
 
 _DELETING: Final = {"delete", "delete-replaced", "replace", "create-replacement"}
 
 
 def unprotected(deployment: Mapping[str, Any]) -> bool:
-    """Return whether the engine would let go of something that holds files or messages.
+    """Return whether a resource with files or messages is not protected in a state.
 
     Args:
-        deployment: The state as `pulumi stack export` gives it.
+        deployment: The deployment in the state.
     """
     return any(
         resource["type"] in HOLDING_DATA and not resource.get("protect") for resource in deployment.get("resources", [])
@@ -46,19 +46,19 @@ def unprotected(deployment: Mapping[str, Any]) -> bool:
 def refusing(
     deployment: Mapping[str, Any], project: str, stack: str, on_event: Callable[[EngineEvent], None]
 ) -> Iterator[Callable[[EngineEvent], None]]:
-    """Refuse, in one sentence, an update that would delete something that holds files or messages.
+    """Refuse an update that would delete a resource with files or messages.
 
     Args:
-        deployment: The state before the update.
+        deployment: The deployment in the state before the update.
         project: The stack's project.
         stack: The stack's name.
         on_event: Called with each event.
 
     Yields:
-        The function to pass events of the update, or of its preview, to instead of `on_event`.
+        The callback for the events of the update or its preview, in place of `on_event`.
 
     Raises:
-        UserError: Something would be lost.
+        UserError: The update would delete files or messages.
     """
     ids = {resource.get("urn"): resource.get("id", "") for resource in deployment.get("resources", [])}
     lost: dict[str, _Data] = {}
@@ -78,7 +78,7 @@ def refusing(
             kind = _type(urn)
             if kind in HOLDING_DATA and event.diagnostic_event.severity == "error":
                 note(kind, ids.get(urn, ""))
-                return  # the engine's advice is to take the protection away, which would be to lose the files
+                return  # the engine advises to unprotect the resource, which would lose the files
         on_event(event)
 
     try:
@@ -97,6 +97,6 @@ def refusing(
 
 
 def _type(urn: str) -> str:
-    """Return the type of the resource that `urn` names, without those of the components that it is part of."""
+    """Return the type of a resource by its URN, without the types of its parents."""
     parts = urn.split("::")
     return parts[2].rpartition("$")[2] if len(parts) > 2 else ""  # noqa: PLR2004 - the third of a URN's parts

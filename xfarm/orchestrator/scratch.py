@@ -1,9 +1,9 @@
-"""Gives each preview a backend of its own, in which the other stacks export what they will, not what they do.
+"""Gives each preview a backend of its own, in which the other stacks have their planned outputs.
 
-A program reads what another stack exports from that stack's state. So a preview that follows other previews needs
-states in which their planned outputs are, and must not write these where deployments look. A self-managed backend is a
-folder with a JSON document for each stack ("State and backends" in Pulumi's documentation), and so is this one: the
-state of the stack itself as it is, its secrets still encrypted, and of all others the outputs alone.
+A program reads the outputs of another stack from that stack's state. So a preview that follows other previews needs
+states with their planned outputs, which must not be written to the real backend. A self-managed backend is a folder
+with a JSON document for each stack ("State and backends" in Pulumi's documentation). The one for a preview has the
+unchanged state of the previewed stack, with its secrets encrypted, and only the outputs of all others.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from xfarm.paths import ROOT, STACKS
 
 Json = dict[str, Any]
 Outputs = dict[str, Any]
-"""What a stack exports, by name, as its state has it: a secret is encrypted with the stack's own key."""
+"""The outputs of a stack by name, as in its state: a secret is encrypted with the stack's own key."""
 
 UNKNOWN: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-"""What the engine writes for a value that it can't know yet (`computedValuePlaceholder` in pulumi/pkg)."""
+"""What the engine writes for an unknown value (`computedValuePlaceholder` in pulumi/pkg)."""
 
 _ENCRYPTED: Final = "1b47061264138c4ac30d75fd1eb44270"
 """Marks an encrypted value in a state (`SecretSig` in pulumi/sdk)."""
@@ -34,36 +34,41 @@ _STACK: Final = "pulumi:pulumi:Stack"
 
 
 def usable() -> bool:
-    """Return whether previews can run in a folder: Pulumi Cloud keeps settings and secrets that only it can read."""
+    """Return whether a folder can be a preview's backend: only Pulumi Cloud can read the secrets of its stacks."""
     return urlsplit(os.environ.get("PULUMI_BACKEND_URL", "")).scheme not in {"http", "https"}
 
 
 def is_unknown(value: object) -> bool:
-    """Return whether `value`, or anything in it, is not known yet."""
+    """Return whether `value` or a part of it is unknown."""
     if isinstance(value, Mapping):
         return any(map(is_unknown, value.values()))
     return any(map(is_unknown, value)) if isinstance(value, list) else value == UNKNOWN
 
 
-def exported(state: Json | None) -> Outputs | None:
-    """Return what a stack exports, or None where it is not deployed.
+def deployment(state: Json | None) -> Json:
+    """Return the deployment in a state.
 
     Args:
-        state: What `pulumi stack export` gives; None where the stack was never made.
+        state: The output of `pulumi stack export`; None if the stack doesn't exist.
     """
+    return (state or {}).get("deployment") or {}
+
+
+def exported(state: Json | None) -> Outputs | None:
+    """Return the outputs in a state; None if the stack is not deployed."""
     found = (resource.get("outputs", {}) for resource in resources(state) if resource["type"] == _STACK)
     return next(found, None)
 
 
 def resources(state: Json | None) -> list[Json]:
-    """Return the resources in a state as `pulumi stack export` gives it, also those that are being created."""
-    deployment = (state or {}).get("deployment") or {}
-    pending = [operation["resource"] for operation in deployment.get("pending_operations") or []]
-    return (deployment.get("resources") or []) + pending
+    """Return the resources in a state, including those with pending operations."""
+    latest = deployment(state)
+    pending = [operation["resource"] for operation in latest.get("pending_operations") or []]
+    return (latest.get("resources") or []) + pending
 
 
 def sources(project: str) -> str:
-    """Return a digest of what a project's program and settings are: of all files that make a difference to it."""
+    """Return a digest of a project's program and settings, and of all other files that the program uses."""
     digest = hashlib.sha256()
     for folder in (STACKS / project, ROOT / "shared", ROOT / "lambda_code"):
         for path in sorted(folder.rglob("*")):
@@ -74,7 +79,7 @@ def sources(project: str) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Return what a file says, without the salt that Pulumi writes into a file of settings that has none."""
+    """Return a file's content, without the salt that Pulumi adds to a settings file."""
     content = path.read_bytes()
     if not path.match("Pulumi.*.yaml"):
         return content
@@ -88,10 +93,10 @@ def _read(path: Path) -> bytes:
 
 
 def planned(plan: Json) -> Outputs:
-    """Return what a stack will export.
+    """Return the planned outputs of a stack.
 
     Args:
-        plan: What `pulumi preview --save-plan` has written.
+        plan: The file that `pulumi preview --save-plan` wrote.
     """
     found: list[Outputs] = [
         steps["state"] or {} for urn, steps in plan["resourcePlans"].items() if f"::{_STACK}::" in urn
@@ -100,7 +105,7 @@ def planned(plan: Json) -> Outputs:
 
 
 def known(outputs: Outputs) -> Outputs:
-    """Return the outputs in which nothing is unknown."""
+    """Return the outputs without an unknown part."""
     return {name: value for name, value in outputs.items() if not is_unknown(value)}
 
 
@@ -108,42 +113,42 @@ def known(outputs: Outputs) -> Outputs:
 def backend(
     stack: str, project: str, states: Mapping[str, Json | None], exports: Mapping[str, Outputs | None]
 ) -> Iterator[Path]:
-    """Make a backend for one preview, and delete it afterwards.
+    """Create a backend for one preview, and delete it afterwards.
 
     Args:
         stack: The name of the stacks.
-        project: The one that is previewed.
-        states: What `pulumi stack export` gives of each project; None where its stack was never made.
-        exports: What each of the others is to export, which may be unknown; None where it is not deployed.
+        project: The project to preview.
+        states: The state of each project's stack; None for a stack that doesn't exist.
+        exports: The planned outputs of each other project; None for a stack that is not deployed.
 
     Yields:
         The folder.
     """
     with TemporaryDirectory(prefix="xfarm-preview-") as name:
         folder = Path(name)
-        places = folder / ".pulumi"
-        places.mkdir()
+        root = folder / ".pulumi"
+        root.mkdir()
         # The layout in which stacks of several projects may have one name (pulumi/pkg/backend/diy/meta.go).
-        (places / "meta.yaml").write_text("version: 1\n", encoding="utf-8")
+        (root / "meta.yaml").write_text("version: 1\n", encoding="utf-8")
         for other, state in states.items():
-            latest = ((state or {}).get("deployment") or {}) if other == project else {}
+            latest = deployment(state) if other == project else {}
             if other != project and (outputs := exports[other]) is not None:
                 latest = _only_outputs(stack, other, state, outputs)
             checkpoint = {"stack": f"organization/{other}/{stack}", "latest": latest or None}
             document = {"version": 3, **(state or {}), "checkpoint": checkpoint}
             document.pop("deployment", None)
-            (places / "stacks" / other).mkdir(parents=True)
-            (places / "stacks" / other / f"{stack}.json").write_text(json.dumps(document), encoding="utf-8")
+            (root / "stacks" / other).mkdir(parents=True)
+            (root / "stacks" / other / f"{stack}.json").write_text(json.dumps(document), encoding="utf-8")
         yield folder
 
 
 def _only_outputs(stack: str, project: str, state: Json | None, outputs: Outputs) -> Json:
-    """Return a state with nothing in it but what the stack exports."""
-    deployment = (state or {}).get("deployment") or {}
-    if "secrets_providers" not in deployment:
+    """Return a deployment that contains only the stack's outputs."""
+    latest = deployment(state)
+    if "secrets_providers" not in latest:
         outputs = {name: value for name, value in outputs.items() if _ENCRYPTED not in json.dumps(value)}
     urn = f"urn:pulumi:{stack}::{project}::{_STACK}::{project}-{stack}"
     resource = {"urn": urn, "custom": False, "type": _STACK, "outputs": known(outputs)}
-    return {name: deployment[name] for name in ("manifest", "secrets_providers") if name in deployment} | {
+    return {name: latest[name] for name in ("manifest", "secrets_providers") if name in latest} | {
         "resources": [resource]
     }
