@@ -8,6 +8,16 @@ import pytest
 from tests.support import roles
 from tests.support.checkout import Checkout
 
+NAMED = [
+    "bucket 'xfarm-bucket-01'",
+    "queue 'xFarmMainQueue'",
+    "queue 'xFarmDeadLetterSqs'",
+    "topic 'xFarmAlarms'",
+    "role 'xFarmLambdaRole'",
+    "log group '/aws/lambda/xFarmLambdaFunction'",
+    "function 'xFarmLambdaFunction'",
+]
+
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[roles.Account]:
@@ -40,7 +50,7 @@ def test_nothing_is_missing_with_the_shipped_policy(account: roles.Account) -> N
     assert lines == [
         *(f"ok       permissions: {each['Sid']}" for each in roles.document("deploy")["Statement"]),
         "ok       concurrency: 1000 in this region, and compute:maximumConcurrency is 10.",
-        "ok       names: the bucket name 'xfarm-bucket-01' is free.",
+        *(f"ok       names: the {resource} does not exist yet." for resource in NAMED),
     ]
     assert code == 0
 
@@ -76,7 +86,7 @@ def test_a_caller_who_may_not_simulate_is_told_so_and_the_rest_is_checked(accoun
     assert lines[0].startswith(
         "unknown  permissions: AWS does not tell those of arn:aws:iam::000000000000:role/xfarm-deploy, because"
     )
-    assert [line.split(":")[0] for line in lines[1:]] == ["ok       concurrency", "ok       names"]
+    assert [line.split(":")[0] for line in lines[1:]] == ["ok       concurrency", *["ok       names"] * len(NAMED)]
     assert code == 0
 
 
@@ -95,22 +105,32 @@ def test_too_little_concurrency_is_shown(account: roles.Account) -> None:
     assert code == 1
 
 
-def test_a_bucket_that_is_not_the_stack_s_is_shown(account: roles.Account) -> None:
-    s3, location = account.checkout.client("s3"), {"LocationConstraint": "eu-west-1"}
-    s3.create_bucket(Bucket="xfarm-bucket-01", CreateBucketConfiguration=location)
+def test_a_name_that_is_taken_is_shown_unless_the_resource_is_the_stack_s(account: roles.Account) -> None:
+    sqs, logs = account.checkout.client("sqs"), account.checkout.client("logs")
+    tags = {"Application": "xfarm-pipeline", "PulumiProject": "messaging", "PulumiStack": "dev"}
+    ours = sqs.create_queue(QueueName="xFarmMainQueue", tags=tags)["QueueUrl"]
+    theirs = sqs.create_queue(QueueName="xFarmDeadLetterSqs", tags=tags | {"PulumiStack": "prod"})["QueueUrl"]
+    logs.create_log_group(logGroupName="/aws/lambda/xFarmLambdaFunction")
     code, lines = check(account)
-    tags = {"Application": "xfarm-pipeline", "PulumiStack": "dev"}
-    s3.put_bucket_tagging(
-        Bucket="xfarm-bucket-01", Tagging={"TagSet": [{"Key": key, "Value": tags[key]} for key in tags]}
-    )
-    code_of_ours, lines_of_ours = check(account)
-    s3.delete_bucket(Bucket="xfarm-bucket-01")
-    assert lines[-1] == (
-        "missing  names: the account has a bucket 'xfarm-bucket-01' that is not this stack's: "
-        "set storage:bucketName in stacks/storage/Pulumi.dev.yaml to another name."
-    )
-    assert lines_of_ours[-1] == "ok       names: the bucket 'xfarm-bucket-01' is this stack's."
-    assert (code, code_of_ours) == (1, 0)
+    sqs.delete_queue(QueueUrl=ours)
+    sqs.delete_queue(QueueUrl=theirs)
+    logs.delete_log_group(logGroupName="/aws/lambda/xFarmLambdaFunction")
+    assert "ok       names: the queue 'xFarmMainQueue' is this stack's." in lines
+    assert (
+        "missing  names: the queue 'xFarmDeadLetterSqs' exists already and belongs to the stack 'prod' of the project "
+        "'messaging': destroy that stack, or delete the queue if nobody needs it."
+    ) in lines
+    taken_over = "the log group '/aws/lambda/xFarmLambdaFunction' belongs to no stack, and is taken over."
+    assert f"ok       names: {taken_over}" in lines
+    assert code == 1
+
+
+def test_a_name_that_may_not_be_looked_up_is_not_taken_for_free(account: roles.Account) -> None:
+    account.put_policy("deploy", without(roles.document("deploy"), "sqs:GetQueueUrl"))
+    _, lines = check(account)
+    for queue in ("xFarmMainQueue", "xFarmDeadLetterSqs"):
+        told = f"the queue '{queue}': AWS does not tell whether it exists, GetQueueUrl is not allowed."
+        assert f"unknown  names: {told}" in lines
 
 
 def test_local_has_nothing_to_check(account: roles.Account) -> None:

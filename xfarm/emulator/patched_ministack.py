@@ -161,7 +161,8 @@ def extract_resource_arn(  # noqa: PLR0913, PLR0917 - as ministack calls it
     if arn != "*" or service not in {"monitoring", "sns", "sqs"}:
         return arn
     if alarm := iam_actions._param(body, params, "AlarmNames.member.1"):
-        return f"arn:aws:cloudwatch:{':'.join(scope)}:alarm:{alarm}"
+        params = {"AlarmName": [alarm]}
+        return _extract_resource_arn(service, method, path, headers, body, params, *scope)
     return iam_actions._param(body, params, "ResourceArn", "ResourceARN", "SubscriptionArn", "SourceArn") or arn
 
 

@@ -1,10 +1,10 @@
-"""Says before a deployment what would stop it: permissions, too little concurrency, a bucket's name that is taken."""
+"""Says before a deployment what would stop it: permissions, too little concurrency, and names that are taken."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -12,19 +12,23 @@ import yaml
 from botocore.exceptions import ClientError
 
 from shared import names
-from xfarm.orchestrator import aws_account, state
-from xfarm.orchestrator.aws_account import Account, aws_errors_as_user_errors
+from shared.tags import APPLICATION
+from xfarm.orchestrator import existing, state
+from xfarm.orchestrator.aws_account import aws_errors_as_user_errors
 from xfarm.paths import ROOT, STACKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mypy_boto3_iam.type_defs import ContextEntryTypeDef
+
+    from xfarm.orchestrator.aws_account import Account
 
 POLICY: Final = ROOT / "policies" / "deploy.json"
 """What the role that deploys must be allowed."""
 
-_NOT_ALLOWED: Final = ("AccessDenied", "AccessDeniedException")
+_NOT_ALLOWED: Final = {"AccessDenied", "AccessDeniedException", "AuthorizationError"}
+"""AWS's error codes for a permission that is missing; the last is that of SNS."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +44,21 @@ class Finding:
     text: str
 
 
-def check(stack: str, notify: Callable[[str], None]) -> Iterator[Finding]:
-    """Yield what is known of each requirement of a stack in an AWS account.
+def check(account: Account, stack: str) -> Iterator[Finding]:
+    """Yield what is known of each requirement of a stack.
 
     Args:
+        account: The account, whose credentials are those of this process too.
         stack: The name of the stacks.
-        notify: Called with each message for the user.
 
     Raises:
-        UserError: There are no usable credentials, or AWS refuses.
+        UserError: AWS refuses.
     """
-    account = aws_account.identify(notify)
-    notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
     with aws_errors_as_user_errors():
         yield from _permissions(account, stack)
         yield _concurrency(account, _setting(stack, "compute", "maximumConcurrency"))
-        yield _bucket_name(account, stack, _setting(stack, "storage", "bucketName"))
+        for project, kind, name in _names(stack):
+            yield _name(stack, project, kind, name)
 
 
 def _setting(stack: str, project: str, key: str) -> Any:  # noqa: ANN401 - each setting has its own type
@@ -65,37 +68,49 @@ def _setting(stack: str, project: str, key: str) -> Any:  # noqa: ANN401 - each 
     return read(f"Pulumi.{stack}.yaml").get(f"{project}:{key}", read("Pulumi.yaml")[key]["default"])
 
 
+def _names(stack: str) -> list[tuple[str, str, str]]:
+    """Return the project, type and name of each resource that no other may have the same name as."""
+    function = names.of_stack(names.FUNCTION, stack)
+    return [
+        ("storage", existing.BUCKET, _setting(stack, "storage", "bucketName")),
+        ("messaging", "aws:sqs/queue:Queue", names.of_stack(names.MAIN_QUEUE, stack)),
+        ("messaging", "aws:sqs/queue:Queue", names.of_stack(names.DEAD_LETTER_QUEUE, stack)),
+        ("messaging", "aws:sns/topic:Topic", names.of_stack(names.ALARM_TOPIC, stack)),
+        ("compute", "aws:iam/role:Role", names.of_stack(names.FUNCTION_ROLE, stack)),
+        ("compute", existing.LOG_GROUP, f"/aws/lambda/{function}"),
+        ("compute", "aws:lambda/function:Function", function),
+    ]
+
+
 def resources(account: Account, stack: str) -> dict[str, list[str]]:
     """Return the ARNs of what a stack consists of, by the `Sid` of the statement in `POLICY` that is for them."""
-    partition = account.identity.split(":")[1]
-    place = f"{account.region}:{account.number}"
-    bucket = f"arn:{partition}:s3:::{_setting(stack, 'storage', 'bucketName')}"
+
+    def arn(service: str, resource: str, name: str) -> str:
+        return f"arn:{account.partition}:{service}:{account.region}:{account.number}:{resource}{name}"
+
+    bucket, main_queue, dead_letter_queue, topic, role, log_group, function = [name for _, _, name in _names(stack)]
+    files = f"arn:{account.partition}:s3:::{bucket}"
     backend = urlsplit(state.backend(account))
-    states = [f"arn:{partition}:s3:::{backend.netloc}"] if backend.scheme == "s3" else []
-    role = [f"arn:{partition}:iam::{account.number}:role/{names.FUNCTION_ROLE}"]
+    states = [f"arn:{account.partition}:s3:::{backend.netloc}"] if backend.scheme == "s3" else []
+    roles = [f"arn:{account.partition}:iam::{account.number}:role/{role}"]
     return {
         "StateBucket": states,
-        "State": [f"{arn}/.pulumi/meta.yaml" for arn in states],
-        "Bucket": [bucket],
-        "EmptyBucket": [f"{bucket}/key"],
-        "Queues": [f"arn:{partition}:sqs:{place}:{name}" for name in (names.MAIN_QUEUE, names.DEAD_LETTER_QUEUE)],
-        "AlarmTopic": [f"arn:{partition}:sns:{place}:{names.ALARM_TOPIC}"],
-        "Alarms": [f"arn:{partition}:cloudwatch:{place}:alarm:error-alarm-0000000"],
-        "FunctionRole": role,
-        "FunctionRolePolicies": role,
-        "PassFunctionRole": role,
-        "LogGroup": [f"arn:{partition}:logs:{place}:log-group:/aws/lambda/{names.FUNCTION}"],
-        "Function": [_function(account)],
+        "State": [f"{each}/.pulumi/meta.yaml" for each in states],
+        "Bucket": [files],
+        "EmptyBucket": [f"{files}/key"],
+        "Queues": [arn("sqs", "", main_queue), arn("sqs", "", dead_letter_queue)],
+        "AlarmTopic": [arn("sns", "", topic)],
+        "Alarms": [arn("cloudwatch", "alarm:", f"{names.of_stack('error-alarm', stack)}-0000000")],
+        "FunctionRole": roles,
+        "FunctionRolePolicies": roles,
+        "PassFunctionRole": roles,
+        "LogGroup": [arn("logs", "log-group:", log_group)],
+        "Function": [arn("lambda", "function:", function)],
         "EventSourceMapping": ["*"],
-        "ReadEventSourceMapping": [f"arn:{partition}:lambda:{place}:event-source-mapping:uuid"],
+        "ReadEventSourceMapping": [arn("lambda", "event-source-mapping:", "uuid")],
         "Find": ["*"],
         "Check": ["*"],
     }
-
-
-def _function(account: Account) -> str:
-    partition = account.identity.split(":")[1]
-    return f"arn:{partition}:lambda:{account.region}:{account.number}:function:{names.FUNCTION}"
 
 
 def _permissions(account: Account, stack: str) -> Iterator[Finding]:
@@ -108,15 +123,17 @@ def _permissions(account: Account, stack: str) -> Iterator[Finding]:
         yield Finding("ok", "permissions: the root user may do everything.")
         return
     principal = _principal(account)
-    partition = account.identity.split(":")[1]
-    document = json.loads(POLICY.read_text(encoding="utf-8").replace("arn:aws:", f"arn:{partition}:"))
+    policy = POLICY.read_text(encoding="utf-8")
+    document = json.loads(re.sub("arn:aws[a-z-]*:", f"arn:{account.partition}:", policy))
     arns = resources(account, stack)
+    (function,) = arns["Function"]
     for statement in document["Statement"]:
+        contexts = _contexts(statement, function)
         try:
             denied = {
                 arn: actions
                 for arn in arns[statement["Sid"]]
-                if (actions := _denied(account, principal, statement, arn))
+                if (actions := _denied(account, principal, statement["Action"], arn, contexts))
             }
         except ClientError as error:
             if error.response["Error"]["Code"] not in {*_NOT_ALLOWED, "NoSuchEntity"}:
@@ -131,7 +148,7 @@ def _permissions(account: Account, stack: str) -> Iterator[Finding]:
             yield Finding(
                 "missing", f"permissions: {', '.join(actions)} on {arn}, see {statement['Sid']} in docs/permissions.md."
             )
-        if not denied:
+        if arns[statement["Sid"]] and not denied:
             yield Finding("ok", f"permissions: {statement['Sid']}")
 
 
@@ -149,29 +166,28 @@ def _principal(account: Account) -> str:
         return f"{before.replace(':sts:', ':iam:')}:role/{role}"
 
 
-def _denied(account: Account, principal: str, statement: dict[str, Any], arn: str) -> list[str]:
-    """Return the actions of a statement that the principal may not do with a resource."""
-    pages = account.session.client("iam").get_paginator("simulate_principal_policy")
+def _denied(
+    account: Account, principal: str, actions: list[str], arn: str, contexts: list[list[ContextEntryTypeDef]]
+) -> list[str]:
+    """Return the actions that the principal may not do with a resource, in one of the contexts."""
+    simulations = account.session.client("iam").get_paginator("simulate_principal_policy")
     denied: dict[str, None] = {}
-    for context in _contexts(account, statement):
-        for page in pages.paginate(
-            PolicySourceArn=principal,
-            ActionNames=statement["Action"],
-            ResourceArns=[arn],
-            ContextEntries=context,
+    for context in contexts:
+        for page in simulations.paginate(
+            PolicySourceArn=principal, ActionNames=actions, ResourceArns=[arn], ContextEntries=context
         ):
             results = page["EvaluationResults"]
             denied |= {each["EvalActionName"]: None for each in results if each["EvalDecision"] != "allowed"}
     return list(denied)
 
 
-def _contexts(account: Account, statement: dict[str, Any]) -> list[list[ContextEntryTypeDef]]:
+def _contexts(statement: dict[str, Any], function: str) -> list[list[ContextEntryTypeDef]]:
     """Return the values of the statement's condition key, each as the context of a simulation."""
     conditions = [item for keys in statement.get("Condition", {}).values() for item in keys.items()]
     if not conditions:
         return [[]]
     ((key, values),) = conditions
-    listed = [_function(account)] if key == "lambda:FunctionArn" else [values] if isinstance(values, str) else values
+    listed = [function] if key == "lambda:FunctionArn" else [values] if isinstance(values, str) else values
     return [[{"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}] for value in listed]
 
 
@@ -199,27 +215,25 @@ def _concurrency(account: Account, maximum: int) -> Finding:
     )
 
 
-def _bucket_name(account: Account, stack: str, bucket: str) -> Finding:
-    """Return whether the bucket's name is free in all accounts, or the bucket is the stack's."""
-    s3, tags = account.session.client("s3"), dict[str, str]()
-    place = f"storage:bucketName in stacks/storage/Pulumi.{stack}.yaml"
+def _name(stack: str, project: str, kind: str, name: str) -> Finding:
+    """Return whether a resource's name is free, or the resource is the stack's.
+
+    A log group without tags is taken over by a deployment (`refusals.take_over`).
+    """
+    what = f"names: the {existing.KINDS[kind]} '{name}'"
+    ours = existing.owner({"Application": APPLICATION, "PulumiProject": project, "PulumiStack": stack})
     try:
-        s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account.number)
-        tags = {tag["Key"]: tag["Value"] for tag in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]}
+        found = existing.look_up(kind, {"bucket" if kind == existing.BUCKET else "name": name})
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == HTTPStatus.NOT_FOUND:
-            if error.operation_name == "HeadBucket":
-                return Finding("ok", f"names: the bucket name '{bucket}' is free.")
-        elif error.response["Error"]["Code"] in {"403", "301", "AccessDenied"}:
-            return Finding(
-                "missing",
-                f"names: the bucket '{bucket}' exists in another account or region, or you have no permission for it: "
-                f"set {place} to another name.",
-            )
-        else:
+        if error.response["Error"]["Code"] not in _NOT_ALLOWED:
             raise
-    if (tags.get("Application"), tags.get("PulumiStack")) == ("xfarm-pipeline", stack):
-        return Finding("ok", f"names: the bucket '{bucket}' is this stack's.")
-    return Finding(
-        "missing", f"names: the account has a bucket '{bucket}' that is not this stack's: set {place} to another name."
-    )
+        return Finding(
+            "unknown", f"{what}: AWS does not tell whether it exists, {error.operation_name} is not allowed."
+        )
+    if found is None:
+        return Finding("ok", f"{what} does not exist yet.")
+    if existing.owner(found.tags) == ours:
+        return Finding("ok", f"{what} is this stack's.")
+    if kind == existing.LOG_GROUP and not any(existing.owner(found.tags).values()):
+        return Finding("ok", f"{what} belongs to no stack, and is taken over.")
+    return Finding("missing", f"names: {existing.sentence(kind, name, found, ours)}.")
