@@ -209,6 +209,15 @@ def _number(_context: click.Context, parameter: click.Parameter, value: float | 
 
 
 @xfarm.command()
+@_stack
+def check(stack: str) -> None:
+    """Show what would stop a deployment."""
+    from xfarm.orchestrator import targets
+
+    sys.exit(targets.check(stack, _notify))
+
+
+@xfarm.command()
 @click.argument("paths", metavar="[STACK] FILE...", nargs=-1, required=True)
 @click.option(
     "--timeout",
