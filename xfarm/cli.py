@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -286,6 +287,41 @@ def redrive(stack: str) -> None:
 
 
 @xfarm.command()
+@_stack
+@click.argument("prefix", default="")
+@click.option("--thorough", is_flag=True, help="Ask each result what it is a result of; by default, compare times.")
+@_json
+def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
+    """Show which files have no result, and why. The exit code is 1 if any is lost."""
+    from xfarm.operations import audit as operation
+
+    complete = operation.audit(_deployed(stack), prefix, _console(stderr=as_json), thorough=thorough, as_json=as_json)
+    sys.exit(0 if complete else 1)
+
+
+@xfarm.command()
+@_stack
+@click.argument("prefix", default="")
+@click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
+@click.option("--since", type=click.DateTime(), metavar="TIME", help="Only files written since then, in UTC.")
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Only the keys in this file, a line each."
+)
+@click.option("--after", metavar="KEY", help="Go on after this key, where an interrupted command ended.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=10, show_default=True, help="Files a second at most."
+)
+@click.option("--dry-run", is_flag=True, help="Show the files, and change nothing.")
+def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Process files again that are in the bucket."""
+    from xfarm.operations.reprocess import reprocess as operation
+
+    if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
+        raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
+    operation(_deployed(stack), _console(), since=since and since.replace(tzinfo=UTC), **options)
+
+
+@xfarm.command()
 def env() -> None:
     """Print shell commands that set the environment of `local`. Starts the emulator."""
     from xfarm.orchestrator import local_environment
@@ -332,12 +368,12 @@ def _deployed(stack: str) -> Pipeline:
     return deployed(stack, _exports(stack))
 
 
-def _console() -> Any:  # noqa: ANN401 - the type is imported below
+def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is imported below
     from rich.console import Console
 
     from xfarm.orchestrator.commands import WIDTH
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, stderr=stderr)
     if not console.is_terminal:
         console.width = WIDTH
     return console
