@@ -344,8 +344,8 @@ def _store(key: str, document: bytes, created: ObjectCreated, source: Source) ->
     """Write a document, unless there is one of a newer event, or of another file.
 
     This is safe with other invocations at the same time, as S3 compares and writes in one step (Amazon S3 User Guide,
-    "How to prevent object overwrites with conditional writes"). The sequencer, the bucket, the digest of the file's key,
-    and the ETag and version that were read are also in the metadata, where a HEAD request returns them. A document
+    "How to prevent object overwrites with conditional writes"). The sequencer, the bucket, the digest of the file's
+    key, and the ETag and version that were read are also in the metadata, where a HEAD request returns them. A document
     without a digest was written by version 0.1.0 and is assumed to belong to the same file.
 
     Sequencers order the events of a key in one bucket (Amazon S3 User Guide, "Event message structure"). So a document
