@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,9 @@ from tests.support.faulty_aws import FaultyAws
 from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.small_stacks",)
+
+PATIENCE_S = 300
+"""How long to wait for what happens in seconds on an idle machine."""
 
 FUNCTION = "POST /2015-03-31/functions"
 
@@ -40,20 +42,17 @@ def deployed(checkout: Checkout) -> bool:
 def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     small: Checkout, faulty: FaultyAws
 ) -> None:
-    asked = threading.Event()
-
-    def slowly(action: str) -> None:
-        if action == FUNCTION:
-            asked.set()
-            time.sleep(4)  # in which the others are done, another deployment is refused, and Ctrl-C is pressed
-
-    faulty.delay = slowly
-    process = stress.start(small, "deploy")
-    assert asked.wait(60)
+    process, released = deploy_until_the_function_is_made(small, faulty)
     other = small.run("deploy")
     # A terminal sends the signal to all of its foreground's process group.
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate()[0]
+    said = ""
+    for line in process.stdout or ():
+        said += line
+        if "Stopping once" in line:
+            break
+    released.set()
+    said += process.communicate()[0]
 
     assert other.returncode == 1
     assert "the stack is locked by " in other.stdout
@@ -94,11 +93,11 @@ def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
     def hold(action: str) -> None:
         if action in creations:
             held.add(action)
-            killed.wait(60)
+            killed.wait(PATIENCE_S)
 
     faulty.delay = hold
     process = stress.start(small, "deploy")
-    eventually(lambda: held == creations, seconds=60)
+    eventually(lambda: held == creations, seconds=PATIENCE_S)
     stress.kill(process)
     killed.set()
     faulty.reset()
@@ -118,11 +117,11 @@ def deploy_until_the_function_is_made(
     def hold(action: str) -> None:
         if action == FUNCTION:
             asked.set()
-            released.wait(60)
+            released.wait(PATIENCE_S)
 
     faulty.delay = hold
     process = stress.start(checkout, "deploy", under=command)
-    assert asked.wait(60)
+    assert asked.wait(PATIENCE_S)
     return process, released
 
 
@@ -146,7 +145,7 @@ def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_
     process.communicate()
     assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
     released.set()
-    eventually(lambda: not stress.session(process.pid), seconds=60)
+    eventually(lambda: not stress.session(process.pid), seconds=PATIENCE_S)
     stress.finish(small, "deploy")
     assert deployed(small)
 
