@@ -93,11 +93,11 @@ class Account:
         def hold(action: str) -> None:
             if action == request:
                 asked.set()
-                answer.wait(60)
+                answer.wait(300)
 
         self.proxy.delay = hold
         process = self.run(step, number)
-        eventually(lambda: asked.is_set() or process.poll() is not None, seconds=120)
+        eventually(lambda: asked.is_set() or process.poll() is not None)
         assert asked.is_set(), process.communicate()[0]
         return process, answer
 
@@ -156,7 +156,7 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Accou
     while "Stopping once the operations in progress are done" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    eventually(lambda: process.poll() is not None, seconds=60)
+    eventually(lambda: process.poll() is not None)
     end(account, process, answer)
     assert process.returncode == 1
     assert account.locks() == []

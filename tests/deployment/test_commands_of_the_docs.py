@@ -31,6 +31,7 @@ NOT_RUN = {
     "docs/permissions.md: Check before you deploy": "tests/emulator/test_check.py runs it, with the roles of that page",
     "docs/deploying.md: Another bucket name": "tests/deployment/test_orchestrator_changes.py runs it",
     "docs/deploying.md: Another bucket name 2": "the same",
+    "docs/deploying.md: Interrupted deployments": "tests/emulator/test_orchestrator_locks.py runs it",
     "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",
 }
 
