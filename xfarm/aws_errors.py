@@ -1,10 +1,11 @@
 """Turns errors of boto3 and botocore into sentences that never contain a credential."""
 
+import json
 import re
 from typing import Final
 
 from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
 _HEADERS: Final = re.compile(
     "invalid header value|authorization header|AWS4-HMAC-SHA256|credential=|signature=|security-token", re.IGNORECASE
@@ -18,6 +19,10 @@ def explain(error: BaseException) -> str | None:
         details = error.response.get("Error", {})
         message = without_credentials(str(details.get("Message")))
         return f"AWS refused {error.operation_name}: {message} ({details.get('Code')})."
+    if isinstance(error, CredentialRetrievalError) and (
+        answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
+    ):
+        return str(json.loads(answer[0])["message"])  # of our own server (`orchestrator.role`)
     return f"{without_credentials(str(error))}." if isinstance(error, BotoCoreError | Boto3Error) else None
 
 

@@ -161,8 +161,8 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Accou
     assert process.returncode == 1
     assert account.locks() == []
 
-    asked = len(account.api.asked)
+    asked = len(account.api.requests)
     code, said = account.finish("Destroy", 12)
     assert code == 0, said
     assert made(account) == {"buckets": ["state"]}
-    assert len(account.api.asked) == asked
+    assert len(account.api.requests) == asked

@@ -105,7 +105,7 @@ def test_a_replacement_is_refused_if_its_new_name_is_taken(operation: str, refus
 
 
 @pytest.mark.usefixtures("account")
-def test_a_replacement_that_keeps_its_name_and_an_unknown_name_are_not_looked_up(name: str) -> None:
+def test_a_replacement_that_keeps_its_name_and_an_unknown_name_are_not_in_the_way(name: str) -> None:
     create(ROLE, name, OURS)
     path = PropertyChange("path", "update", "/", "/new/", unknown=False, replaces=True)
     kept = Change("it", urn(ROLE, "it"), ROLE, "replace", may=False, properties=[path])
@@ -166,6 +166,8 @@ def test_an_account_is_empty_until_it_has_one_of_these(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"{number + 1:012}")  # the emulator takes it for the account's number
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    path = "/aws-service-role/sqs.amazonaws.com/"  # of a role that AWS creates for a service
+    boto3.client("iam").create_role(RoleName="service", Path=path, AssumeRolePolicyDocument="{}")
     assert not existing.anything()
     create(kind, name, {})
     assert existing.anything()

@@ -104,7 +104,7 @@ def test_the_lock_of_a_run_that_has_ended_is_released(
     with claim(URL, "storage", "dev", print) as claimed:
         assert [lock.path for lock in claimed.released] == [NAME.removeprefix("team/")]
     assert NAME not in keys(s3)
-    assert set(api.asked) == {f"/repos/{REPOSITORY}/actions/runs/41/attempts/2"}
+    assert set(api.requests) == {"GET actions/runs/41/attempts/2"}
     assert TOKEN not in said + capsys.readouterr().out + str(s3.get_object(Bucket="state", Key=keys(s3)[0]))
 
 

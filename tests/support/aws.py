@@ -1,11 +1,16 @@
 """A fake AWS that refuses requests on demand, and records them."""
 
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 IDENTITY = """<GetCallerIdentityResponse><GetCallerIdentityResult>
 <Arn>arn:aws:iam::123456789012:user/anna</Arn><UserId>U</UserId><Account>123456789012</Account>
 </GetCallerIdentityResult></GetCallerIdentityResponse>"""
+
+ROLE = """<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>{key}</AccessKeyId>
+<SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>{end}</Expiration>
+</Credentials></AssumeRoleResult></AssumeRoleResponse>"""
 
 
 class Aws(ThreadingHTTPServer):
@@ -16,6 +21,10 @@ class Aws(ThreadingHTTPServer):
         self.refusals: dict[str, str] = {}
         """The error code by action, or for `HEAD` the status."""
         self.requests: list[str] = []
+        self.keys: list[str] = []
+        """The access key of each request to STS."""
+        self.role_s = 3600
+        """How long the credentials of an assumed role are valid, in seconds."""
 
     @property
     def url(self) -> str:
@@ -29,9 +38,14 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         action = parse_qs(body)["Action"][0]
         self.server.requests.append(action)
+        self.server.keys.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
         if code := self.server.refusals.get(action):
             error = f"<Code>{code}</Code><Message>test refusal</Message>"
             self._respond(403, f"<ErrorResponse><Error>{error}</Error></ErrorResponse>")
+        elif action == "AssumeRole":
+            end = datetime.now(UTC) + timedelta(seconds=self.server.role_s)
+            key = f"ASIAROLE{self.server.requests.count('AssumeRole')}"
+            self._respond(200, ROLE.format(key=key, end=end.isoformat()))
         else:
             self._respond(200, IDENTITY)
 

@@ -21,7 +21,7 @@ from xfarm.emulator.server import REGION, Emulator
 from xfarm.paths import ROOT
 
 # What a deployment reads, without caches and state.
-PARTS: Final = ("xfarm", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
+PARTS: Final = ("xfarm", "policies", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
 
 
 COMMAND_TIMEOUT_S: Final = 900

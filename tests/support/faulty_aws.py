@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -24,11 +26,13 @@ class Request:
         action: Its action, "CreateRole" for example, or if the protocol has none, "PUT /bucket".
         subject: The first name in the query string: "notification" in "PUT /bucket?notification".
         values: Its parameters, from a form or a JSON document.
+        key: The access key that signed it.
     """
 
     action: str
     subject: str
     values: dict[str, Any]
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -98,6 +102,10 @@ class FaultyAws(ThreadingHTTPServer):
         """Called with the action before the response is sent."""
         self.habits: list[Habit]
         """The habits; the first one that refuses a request decides."""
+        self.role_s: float | None
+        """How long the credentials of a role are valid, in seconds; None for as long as AWS says."""
+        self.ends: dict[str, float] = {}
+        """When the credentials of roles end, by access key."""
         self.lock = threading.Lock()
         self.reset()
 
@@ -106,9 +114,23 @@ class FaultyAws(ThreadingHTTPServer):
         self.refuse = lambda _: None
         self.delay = lambda _: None
         self.habits = []
+        self.role_s = None
+
+    def shorten(self, content: bytes) -> bytes:
+        """Return the response to AssumeRole with credentials that end after `role_s`."""
+        if self.role_s is None:
+            return content
+        text, end = content.decode(), time.time() + self.role_s
+        if key := re.search("<AccessKeyId>(.+?)<", text):
+            self.ends[key[1]] = end
+        expiration = datetime.fromtimestamp(end, UTC).isoformat()
+        return re.sub("(?<=<Expiration>)[^<]+", expiration, text).encode()
 
     def refusal(self, request: Request) -> Refusal | None:
         """Return a refusal of the request, or None to forward it."""
+        if time.time() > self.ends.get(request.key, float("inf")):
+            # "Error responses" of Amazon S3, and "Common error types" of the other services.
+            return Refusal(400, "ExpiredToken") if request.is_s3 else Refusal(403, "ExpiredTokenException")
         if refused := self.refuse(request.action):
             return Refusal(*refused)
         with self.lock:
@@ -145,9 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             if name.lower() != "transfer-encoding":
                 connection.putheader(name, value)
+        connection.putheader("X-Forwarded-Proto", "https")  # the policies of the buckets refuse plain HTTP
         connection.endheaders(body)
         response = connection.getresponse()
         content = response.read()
+        if request.action == "AssumeRole":
+            content = self.server.shorten(content)
         if self.server.drops(request, response.status):
             self.close_connection = True
             return
@@ -165,13 +190,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _request(self, body: bytes) -> Request:
         path, _, query = self.path.partition("?")
+        key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
         if target := self.headers.get("X-Amz-Target"):
-            return Request(target.rpartition(".")[2], "", json.loads(body))
+            return Request(target.rpartition(".")[2], "", json.loads(body), key)
         if "form" in self.headers.get("Content-Type", ""):
             form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
-            return Request(form["Action"], "", form)
+            return Request(form["Action"], "", form, key)
         values = json.loads(body) if body.startswith(b"{") else {}
-        return Request(f"{self.command} {path}", query.partition("=")[0].partition("&")[0], values)
+        return Request(f"{self.command} {path}", query.partition("=")[0].partition("&")[0], values, key)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Send an error in the protocol of the request: JSON, the query protocol's XML, or S3's XML."""
@@ -194,12 +220,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(proxy: FaultyAws) -> Iterator[FaultyAws]:
+    """Let a proxy answer requests in a thread."""
+    with proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+@contextmanager
 def between(checkout: Checkout, *projects: str, retries: int = 3) -> Iterator[FaultyAws]:
     """Let the projects of a copy reach its emulator through a proxy."""
-    with FaultyAws(checkout.port) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with serving(FaultyAws(checkout.port)) as proxy:
         for project in projects:
             endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
             checkout.configure(project, "local", **{"aws:endpoints": endpoints, "aws:maxRetries": retries})
         yield proxy
-        proxy.shutdown()

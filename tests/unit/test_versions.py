@@ -19,7 +19,8 @@ def test_pulumi_has_one_version() -> None:
     assert f"pulumi=={ENGINE_VERSION}" in needed
     assert f"\npulumi=={ENGINE_VERSION}\n" in text("constraints.txt")
     assert f"pulumi/pkg/v3 v{ENGINE_VERSION}" in text("xfarm/toolchain/engine/go.mod")
-    assert f"pulumi-version: {ENGINE_VERSION}" in text(".github/workflows/deploy.yml")
+    for file in (".github/workflows/deploy.yml", ".github/actions/reader/action.yml"):
+        assert f"pulumi-version: {ENGINE_VERSION}" in text(file)
 
 
 @pytest.mark.parametrize("project", dependencies())

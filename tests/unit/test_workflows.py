@@ -24,7 +24,7 @@ def workflow(path: Path) -> dict[str, Any]:
 
 
 def test_zizmor_finds_nothing() -> None:
-    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--persona", "pedantic", str(WORKFLOWS)]
+    command = [str(Path(sys.executable).parent / "zizmor"), "--offline", "--persona", "pedantic", str(ROOT / ".github")]
     audit = subprocess.run(command, capture_output=True, text=True, check=False)
     assert audit.returncode == 0, audit.stdout + audit.stderr
 
@@ -65,7 +65,7 @@ def test_each_command_of_a_deployment_gets_the_signals_of_a_cancelled_run() -> N
     for step in steps.values():
         assert re.fullmatch(r'exec xfarm \w+ "\$STACK"( --yes)?', step["run"])
     assert {name for name, step in steps.items() if "GITHUB_TOKEN" in step.get("env", {})} == {"Deploy", "Destroy"}
-    assert job["permissions"] == {"contents": "read", "actions": "read"}
+    assert job["permissions"] == {"contents": "read", "id-token": "write", "actions": "read"}
 
 
 def test_a_preview_creates_no_state_bucket() -> None:

@@ -9,20 +9,22 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import boto3
 import botocore.session
 from botocore import exceptions
+from botocore.credentials import AssumeRoleCredentialFetcher, ContainerProvider, CredentialResolver
+from botocore.session import Session
 
 from xfarm.aws_errors import explain
 from xfarm.errors import UserError
+from xfarm.orchestrator import role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Account:
     session: boto3.Session
     """The session for boto3's clients."""
     environment: dict[str, str]
-    """The environment for Pulumi and its plugins."""
+    """The environment for Pulumi and its plugins, and for boto3's default session."""
 
     @property
     def partition(self) -> str:
@@ -47,12 +49,17 @@ class Account:
 def identify(notify: Callable[[str], None]) -> Account:
     """Return the account of the credentials that boto3 finds, or of the role in `AWS_ASSUME_ROLE` if that is set.
 
+    The role's credentials are renewed for as long as this process runs. If those in the environment can't be, and their
+    end is known, the user is told.
+
     Args:
         notify: Called with each message for the user.
 
     Raises:
         UserError: Credentials or a region are missing, wrong or expired, or the role may not be assumed.
     """
+    # boto3 would try to renew what has an end in the environment, and fail with an error of its own.
+    end = os.environ.pop("AWS_CREDENTIAL_EXPIRATION", "")
     environment = dict(os.environ)
     _require_clean({name: environment.get(name) for name in _VARIABLES})
     if endpoint := environment.get("AWS_ENDPOINT_URL"):
@@ -67,19 +74,11 @@ def identify(notify: Callable[[str], None]) -> Account:
             raise UserError("AWS_REGION, or the region of your profile, is not a region: set it, e.g. to eu-west-1.")
         environment["AWS_REGION"] = environment["AWS_DEFAULT_REGION"] = region
         _require_clean_credentials(session)
-        if role := environment.pop("AWS_ASSUME_ROLE", ""):
-            credentials = _assume(session, role)
-            session = boto3.Session(
-                aws_access_key_id=credentials["AccessKeyId"],
-                aws_secret_access_key=credentials["SecretAccessKey"],
-                aws_session_token=credentials["SessionToken"],
-                region_name=region,
-            )
-            environment["AWS_ACCESS_KEY_ID"] = credentials["AccessKeyId"]
-            environment["AWS_SECRET_ACCESS_KEY"] = credentials["SecretAccessKey"]
-            environment["AWS_SESSION_TOKEN"] = credentials["SessionToken"]
-            # A profile would have precedence over these.
-            environment.pop("AWS_PROFILE", None)
+        if end and environment.get("AWS_ACCESS_KEY_ID"):
+            _announce(end, notify)
+        if arn := environment.pop("AWS_ASSUME_ROLE", ""):
+            environment = role.variables(environment, _assume(session, arn))
+            session = _served(environment, region)
         caller = session.client("sts").get_caller_identity()
     return Account(caller["Account"], region, caller["Arn"], session, environment)
 
@@ -175,17 +174,70 @@ def session_name() -> str:
     return ("xfarm-pipeline-" + re.sub(r"[^\w+=,.@-]", "-", user, flags=re.ASCII))[:64]
 
 
-def _assume(session: boto3.Session, role: str) -> CredentialsTypeDef:
+def _assume(session: boto3.Session, arn: str) -> Callable[[], role.Credentials]:
+    """Assume a role, and return what gets its credentials. It assumes the role again 15 minutes before they end.
+
+    Raises:
+        UserError: The role may not be assumed.
+    """
+    source = session.get_credentials()
+    if source is None:
+        raise exceptions.NoCredentialsError
+    fetcher = AssumeRoleCredentialFetcher(
+        session.client,
+        source,
+        arn,
+        extra_args={"RoleSessionName": session_name()},
+    )
+
+    def fetch() -> role.Credentials:
+        with aws_errors_as_user_errors():
+            try:
+                found = fetcher.fetch_credentials()
+            except (exceptions.ClientError, exceptions.ParamValidationError) as error:
+                if isinstance(error, exceptions.ClientError) and error.response["Error"]["Code"] in _REMEDIES:
+                    raise
+                raise UserError(
+                    f"the role '{arn}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, and that its trust policy "
+                    "names the user or role whose credentials you use."
+                ) from error
+        return {
+            "AccessKeyId": found["access_key"],
+            "SecretAccessKey": found["secret_key"],
+            "Token": found["token"],
+            "Expiration": found["expiry_time"],
+        }
+
+    fetch()
+    return fetch
+
+
+def _served(environment: dict[str, str], region: str) -> boto3.Session:
+    """Return a session with the credentials that an environment of `role.variables` leads to."""
+    session = Session()
+    session.register_component("credential_provider", CredentialResolver([ContainerProvider(environ=environment)]))
+    return boto3.Session(botocore_session=session, region_name=region)
+
+
+def _announce(end: str, notify: Callable[[str], None]) -> None:
+    """Say when the credentials in the environment end.
+
+    Args:
+        end: The time in ISO 8601, as `aws configure export-credentials --format env` writes it.
+        notify: Called with the message.
+
+    Raises:
+        UserError: They have ended, or it is not a time.
+    """
     try:
-        answer = session.client("sts").assume_role(RoleArn=role, RoleSessionName=session_name())
-    except (exceptions.ClientError, exceptions.ParamValidationError) as error:
-        if isinstance(error, exceptions.ClientError) and error.response["Error"]["Code"] in _REMEDIES:
-            raise
-        raise UserError(
-            f"the role '{role}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, and that its trust policy "
-            "names the user or role whose credentials you use."
-        ) from error
-    return answer["Credentials"]
+        time = datetime.fromisoformat(end).astimezone(UTC)
+    except ValueError as error:
+        raise UserError("AWS_CREDENTIAL_EXPIRATION is not a time in ISO 8601: correct it, or unset it.") from error
+    if time <= datetime.now(UTC):
+        raise UserError(f"your AWS credentials ended at {time:%Y-%m-%d %H:%M} UTC: get new ones, and set them again.")
+    notify(
+        f"Your AWS credentials end at {time:%Y-%m-%d %H:%M} UTC. They can't be renewed: what takes longer fails then."
+    )
 
 
 _REMEDIES: Final = {

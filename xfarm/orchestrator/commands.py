@@ -20,6 +20,10 @@ from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 from xfarm.orchestrator.pulumi_cli import stop_engines
+from xfarm.paths import ROOT
+
+WIDTH: Final = 10_000
+"""The width of output that isn't shown at a terminal, in characters: it is cut nowhere, whatever COLUMNS says."""
 
 DIFFERENT: Final = 3
 """The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
@@ -59,12 +63,19 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         UserError: The operation was not started.
     """
     console = _Console(soft_wrap=True, stderr=as_json, record=_STEP_SUMMARY in os.environ)
+    if not console.is_terminal:
+        console.width = WIDTH
     notices = Console(stderr=True, soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
     selected = _select(graph.dependencies(), only, first)
     with _step_summary(notices, console):
         targets.activate(stack, notices.print, engines=True, preview=operation == "preview")
         reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
         succeeded = all(report.outcome in {"done", "absent"} for report in reports)
+        refreshed = operation == "destroy" or (operation == "deploy" and refresh)
+        if stack == targets.LOCAL and succeeded and refreshed and not (only or first):
+            from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
+
+            local_environment.forget_losses(ROOT)
         if as_json:
             print(json.dumps([asdict(report) for report in reports], indent=2))
         else:

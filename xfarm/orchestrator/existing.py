@@ -15,7 +15,6 @@ from botocore.exceptions import ClientError
 
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.changes import Change
-from xfarm.orchestrator.scratch import is_unknown
 
 _OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
 """The tags that identify the stack that a resource belongs to (`shared.tags`)."""
@@ -65,7 +64,7 @@ def conflicts(changes: Iterable[Change], pending: Collection[str]) -> list[str]:
     for change in changes:
         inputs = {each.path: each.new for each in change.properties}
         name = inputs.get("name") or inputs.get("bucket")
-        if change.operation not in {"create", "replace"} or name is None or is_unknown(name):
+        if change.operation not in {"create", "replace"} or name is None:
             continue
         if change.type not in KINDS or not (found := look_up(change.type, inputs)):
             continue
