@@ -17,7 +17,7 @@ import json, os, pathlib, signal, sys
 if sys.argv[1:] == ["version"]:
     sys.exit(print("v3.259.0"))
 record = pathlib.Path(os.environ["RECORD"])
-told = 0
+told, parent = 0, os.getppid()
 def stop(*_):
     global told
     told += 1
@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, stop)
 pathlib.Path("begun").write_text(json.dumps([os.getpgrp() == os.getpid(), sys.stdin.read(), sys.argv[1:]]))
 if "error" in sys.argv:
     sys.exit("error: as told")
-while told < 2 and not pathlib.Path("end").exists():
+while told < 2 and os.getppid() == parent and not pathlib.Path("end").exists():
     signal.sigtimedwait([], 0.02)
 print(told)
 print(record.exists() and record.read_text())
@@ -45,7 +45,7 @@ class Running(threading.Thread):
     """A command that runs until it is stopped, or the file `end` is there."""
 
     def __init__(self, cli: PulumiCli, folder: Path, *arguments: str) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._cli = cli
         self._folder = folder
         self._arguments = arguments
