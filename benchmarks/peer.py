@@ -24,6 +24,7 @@ _REDRIVE: Final = "aws_sqs_queue_redrive_policy"
 
 class _Expressions(stack_program.Answers):
     account = "${data.aws_caller_identity.current.account_id}"
+    partition = "${data.aws_partition.current.partition}"
 
     def __init__(self, project: str) -> None:
         self._project = project
@@ -58,7 +59,7 @@ def module(*, same_graph: bool) -> dict[str, Any]:
         "terraform": {"required_providers": {"aws": {"source": "hashicorp/aws", "version": terraform.VERSION}}},
         "provider": {"aws": {"s3_use_path_style": True}},
         "variable": {"code": {"description": "The zip of lambda_code/.", "type": "string"}},
-        "data": {"aws_caller_identity": {"current": {}}},
+        "data": {"aws_caller_identity": {"current": {}}, "aws_partition": {"current": {}}},
         "resource": resources,
     }
 

@@ -344,9 +344,12 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
     """Write a document, unless there is one of a newer event, or of another file.
 
     This is safe with other invocations at the same time, as S3 compares and writes in one step (Amazon S3 User Guide,
-    "How to prevent object overwrites with conditional writes"). The sequencer and the digest of the file's key are also
-    in the metadata, where a HEAD request returns them. A document without a digest was written by version 0.1.0 and is
-    assumed to belong to the same file.
+    "How to prevent object overwrites with conditional writes"). The sequencer, the bucket and the digest of the file's
+    key are also in the metadata, where a HEAD request returns them. A document without a digest was written by version
+    0.1.0 and is assumed to belong to the same file.
+
+    Sequencers order the events of a key in one bucket (Amazon S3 User Guide, "Event message structure"). So a document
+    that was copied here from another bucket is older than any event.
 
     Args:
         key: The document's key.
@@ -367,7 +370,7 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
         "Key": key,
         "Body": document,
         "ContentType": "application/json",
-        "Metadata": {"sequencer": created.sequencer, "key-sha256": digest},
+        "Metadata": {"sequencer": created.sequencer, "bucket": created.bucket, "key-sha256": digest},
     }
     attempt: PutObjectRequestTypeDef = {**put, "IfNoneMatch": "*"}
     for _ in range(STORE_ATTEMPTS):
@@ -386,9 +389,11 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
                 raise
             attempt = {**put, "IfNoneMatch": "*"}
         else:
-            if existing["Metadata"].get("key-sha256", digest) != digest:
+            metadata = existing["Metadata"]
+            if metadata.get("key-sha256", digest) != digest:
                 return "taken"
-            if is_newer(existing["Metadata"].get("sequencer", ""), created.sequencer):
+            of_this_bucket = metadata.get("bucket", created.bucket) == created.bucket
+            if of_this_bucket and is_newer(metadata.get("sequencer", ""), created.sequencer):
                 return "stale"
             attempt = {**put, "IfMatch": existing["ETag"]}
     raise ContendedError(f"other invocations wrote the document first, {STORE_ATTEMPTS} times")

@@ -6,6 +6,7 @@ from typing import Final
 import pulumi
 import pulumi_aws as aws
 
+from shared import names
 from shared.tags import tags
 
 PERIOD_S: Final = 300
@@ -29,7 +30,7 @@ def alarm(  # noqa: PLR0913 - all are keyword arguments, as in the resource
     reports none for a function that is not called ("Available CloudWatch metrics for Amazon SQS").
     """
     return aws.cloudwatch.MetricAlarm(
-        name,
+        names.of_stack(name),  # Pulumi makes the alarm's name of it
         alarm_description=description,
         namespace=namespace,
         metric_name=metric,

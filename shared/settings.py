@@ -89,7 +89,7 @@ def kms_keys(key: str) -> list[str]:
     values = pulumi.Config().require_object(key)
     for value in values:
         if not re.fullmatch(r"arn:aws(-[a-z]+)*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+", value):
-            raise _refusal(key, value, "the ARN of a KMS key, such as 'arn:aws:kms:eu-west-1:123456789012:key/...'")
+            raise _refusal(key, value, "the ARN of a KMS key, such as 'arn:PARTITION:kms:REGION:ACCOUNT:key/ID'")
     return values
 
 

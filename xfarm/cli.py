@@ -160,6 +160,15 @@ def bootstrap(stack: str) -> None:
     targets.bootstrap(stack, _notify)
 
 
+@xfarm.command(name="new-stack")
+@click.argument("name")
+def new_stack(name: str) -> None:
+    """Write the settings of a new stack, a copy of those of `dev`."""
+    from xfarm.orchestrator import new_stack as operation
+
+    operation.create(name, _notify)
+
+
 @xfarm.command()
 @click.argument("paths", metavar="[STACK] FILE...", nargs=-1, required=True)
 @click.option(

@@ -20,9 +20,12 @@ settings.refuse("timeout", "timeoutSeconds", "consumerTimeoutSeconds", instead="
 storage = StorageOutputs.read()
 messaging = MessagingOutputs.read()
 
+# `aws.iam.ManagedPolicy` has the ARNs of the partition `aws` only, not those of AWS China and AWS GovCloud (US).
+managed_policies = pulumi.Output.concat("arn:", aws.get_partition_output().partition, ":iam::aws:policy/")
+
 role = aws.iam.Role(
     "role",
-    name=names.FUNCTION_ROLE,
+    name=names.of_stack(names.FUNCTION_ROLE),
     assume_role_policy=json_document(
         {
             "Version": "2012-10-17",
@@ -50,7 +53,7 @@ no_log_groups = aws.iam.RolePolicy(
 basic_execution = aws.iam.RolePolicyAttachment(
     "role-basic-execution",
     role=role.name,
-    policy_arn=aws.iam.ManagedPolicy.AWS_LAMBDA_BASIC_EXECUTION_ROLE,
+    policy_arn=pulumi.Output.concat(managed_policies, "service-role/AWSLambdaBasicExecutionRole"),
     opts=pulumi.ResourceOptions(depends_on=[no_log_groups]),
 )
 
@@ -59,7 +62,7 @@ if settings.choice("s3Access", ("full", "scoped")) == "full":
     s3_access = aws.iam.RolePolicyAttachment(
         "role-s3-full-access",
         role=role.name,
-        policy_arn=aws.iam.ManagedPolicy.AMAZON_S3_FULL_ACCESS,
+        policy_arn=pulumi.Output.concat(managed_policies, "AmazonS3FullAccess"),
     )
 else:
     # Not only the input folder: after a change of its name, the queue still has messages about files under the old one.
@@ -112,14 +115,14 @@ consume_queue = aws.iam.RolePolicy(
 
 log_group = aws.cloudwatch.LogGroup(
     "log-group",
-    name=f"/aws/lambda/{names.FUNCTION}",
+    name=f"/aws/lambda/{names.of_stack(names.FUNCTION)}",
     retention_in_days=pulumi.Config().require_int("logRetentionDays"),
     tags=tags(),
 )
 
 function = aws.lambda_.Function(
     "function",
-    name=names.FUNCTION,
+    name=names.of_stack(names.FUNCTION),
     role=role.arn,
     runtime=aws.lambda_.Runtime.PYTHON3D12,
     handler="lambda_function.handler",

@@ -29,7 +29,7 @@ max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most
 # each new queue, and for each policy created or deleted. With `deleted_with`, deleting a policy takes no time.
 dead_letter_queue = aws.sqs.Queue(
     "dead-letter-queue",
-    name=names.DEAD_LETTER_QUEUE,
+    name=names.of_stack(names.DEAD_LETTER_QUEUE),
     message_retention_seconds=DEAD_LETTER_RETENTION_S,
     sqs_managed_sse_enabled=True,
     tags=tags(),
@@ -39,7 +39,7 @@ dead_letter_queue = aws.sqs.Queue(
 
 main_queue = aws.sqs.Queue(
     "main-queue",
-    name=names.MAIN_QUEUE,
+    name=names.of_stack(names.MAIN_QUEUE),
     message_retention_seconds=RETENTION_S,
     receive_wait_time_seconds=20,
     # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
@@ -103,7 +103,7 @@ aws.s3.BucketNotification(
     opts=pulumi.ResourceOptions(depends_on=[main_queue_policy]),
 )
 
-alarms = aws.sns.Topic("alarms", name=names.ALARM_TOPIC, tags=tags())
+alarms = aws.sns.Topic("alarms", name=names.of_stack(names.ALARM_TOPIC), tags=tags())
 
 email = pulumi.Config().get("alarmEmail")
 if email:

@@ -21,11 +21,14 @@ DEPLOY = BLOCKS.pop("README.md: Deploy to an AWS account")
 OPERATE = BLOCKS.pop("README.md: Operate")
 BY_HAND = BLOCKS.pop("docs/deploying.md: One project with pulumi")
 BY_HAND_DEV = BLOCKS.pop("docs/deploying.md: One project with pulumi 2")
+NEW_STACK = BLOCKS.pop("docs/deploying.md: Another stack")
 COMPLETION = BLOCKS.pop("docs/commands.md: Shell completion")
 
 NOT_RUN = {
     "README.md: Try it 2": "CI runs this command: tests/unit/test_workflows.py compares the two",
     "CONTRIBUTING.md: Tests": "the same, without the installation",
+    "docs/deploying.md: Another bucket name": "tests/deployment/test_orchestrator_changes.py runs it",
+    "docs/deploying.md: Another bucket name 2": "the same",
     "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",
 }
 
@@ -35,6 +38,7 @@ EXPECTED = {
     "xfarm dead-letters local": "xFarmDeadLetterSqs",
     "xfarm redrive local": "xFarmDeadLetterSqs",
     "xfarm drift local": "no change",
+    "xfarm new-stack prod": "Wrote stacks/storage/Pulumi.prod.yaml.",
     "xfarm preview dev": "Account 000000000000",
     "xfarm outputs dev": "xFarmLambdaFunction",
     ".venv/bin/nox -s demo": "readings.csv -> outputs/readings.csv.json (",
@@ -106,6 +110,11 @@ def test_the_pulumi_commands_by_hand(deployed: Checkout) -> None:
     done = shell(deployed, "\n".join(BY_HAND))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unchanged" in done.stdout
+
+
+def test_the_command_for_another_stack(deployed: Checkout) -> None:
+    for command in NEW_STACK:
+        expect(shell(deployed, command), command)
 
 
 def test_the_commands_for_deploying(runner: Runner) -> None:

@@ -62,7 +62,7 @@ def files(checkout: Checkout, bucket: str = OLD) -> list[str]:
 
 REFUSED = (
     f"the bucket '{OLD}' and all files in it would be deleted, and only destroy may do that: undo the change of its "
-    "name (in stacks/storage/Pulumi.local.yaml) or of the program, or, where the files may go, run "
+    "name (in stacks/storage/Pulumi.local.yaml) or of the program, or, if the files may go, run "
     "'xfarm destroy local' first."
 )
 

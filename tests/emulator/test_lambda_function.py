@@ -403,6 +403,22 @@ def test_the_newest_event_wins_in_any_order(account: Account, order: tuple[str, 
     assert account.document("outputs/a.json")["sequencer"] == "0B"
 
 
+def test_a_result_copied_from_another_bucket_is_older_than_any_event(account: Account) -> None:
+    for sequencer in ("0B", "0A"):
+        account.put("inputs/a", b"x")
+        account.s3.put_object(
+            Bucket=account.bucket,
+            Key="outputs/a.json",
+            Body=b"copied",
+            Metadata={"sequencer": "0B", "bucket": "another", "key-sha256": lambda_function.key_digest("inputs/a")},
+        )
+        assert run(message(account.record("inputs/a", sequencer))) == []
+        assert account.document("outputs/a.json")["sequencer"] == sequencer
+    # The result is of this bucket now, so its sequencer counts.
+    assert run(message(account.record("inputs/a", "09"))) == []
+    assert account.outcomes() == ["processed", "processed", "stale"]
+
+
 @pytest.mark.parametrize("newest_first", [True, False])
 def test_each_version_is_read_as_it_was_written(account: Account, *, newest_first: bool) -> None:
     account.s3.put_bucket_versioning(Bucket=account.bucket, VersioningConfiguration={"Status": "Enabled"})

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,55 @@ def check(checkout: Checkout, counts: Counts, name: str, *options: str) -> None:
     counts.mays += mays
     counts.changes_with_mays += bool(mays)
     counts.mismatches += [f"{name}: {each}" for each in mismatches(plan, done)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change, and the options for the commands."""
+
+    name: str
+    make: Callable[[Checkout], object]
+    options: tuple[str, ...] = ()
+
+
+def setting(project: str, **settings: object) -> Case:
+    """Return a change of settings."""
+    return Case(f"{project}: {settings}", lambda checkout: checkout.configure(project, "local", **settings))
+
+
+def code(path: str, pattern: str, replacement: str) -> Case:
+    """Return a change of a file: each match of a pattern is replaced."""
+
+    def make(checkout: Checkout) -> None:
+        file = checkout.root / path
+        text, number = re.subn(pattern, replacement, file.read_text(encoding="utf-8"))
+        assert number, path
+        file.write_text(text, encoding="utf-8")
+
+    return Case(f"{path}: {replacement}", make)
+
+
+def several(*cases: Case) -> Case:
+    """Return a change that consists of others."""
+    return Case(" and ".join(case.name for case in cases), lambda checkout: [case.make(checkout) for case in cases])
+
+
+def check_all(checkout: Checkout, cases: Iterable[Case], *, changes_with_mays: int) -> None:
+    """Make each change, and compare its plan with its deployment.
+
+    Args:
+        checkout: The copy of the project to change.
+        cases: The changes.
+        changes_with_mays: The maximum number of changes with an operation that is shown as "may".
+    """
+    counts = Counts()
+    for case in cases:
+        case.make(checkout)
+        check(checkout, counts, case.name, *case.options)
+    print(counts)
+    assert counts.mismatches == []
+    assert counts.changes_with_mays <= changes_with_mays
+    assert counts.steps >= counts.changes
 
 
 PROJECTS: dict[str, list[str]] = {"alpha": [], "beta": ["alpha"], "gamma": ["alpha", "beta"], "delta": ["gamma"]}

@@ -41,12 +41,13 @@ class Answers:
     """The mocks' responses to a program."""
 
     account = ACCOUNT
+    partition = "aws"
 
     def outputs(self, args: mocks.MockResourceArgs) -> Properties:
         """Return the properties of a resource."""
         name = args.inputs.get("name", args.inputs.get("bucket", args.name))
         return {
-            "arn": f"arn:aws:{args.typ.split(':')[1].split('/')[0]}:::{name}",
+            "arn": f"arn:{self.partition}:{args.typ.split(':')[1].split('/')[0]}:::{name}",
             "url": f"https://sqs.example/{name}",
             "uuid": args.name,
             **args.inputs,
@@ -61,7 +62,10 @@ class _Mocks(mocks.Mocks):
 
     def call(self, args: mocks.MockCallArgs) -> tuple[Properties, list[tuple[str, str]]]:
         identity = {"accountId": self._answers.account}
-        answers: dict[str, Properties] = {"aws:index/getCallerIdentity:getCallerIdentity": identity}
+        answers: dict[str, Properties] = {
+            "aws:index/getCallerIdentity:getCallerIdentity": identity,
+            "aws:index/getPartition:getPartition": {"partition": self._answers.partition},
+        }
         return answers[args.token], []
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, Properties]:
@@ -94,13 +98,14 @@ class _Monitor(mocks.MockMonitor):
         return empty_pb2.Empty()
 
 
-def run(
+def run(  # noqa: PLR0913 - most are optional
     project: str,
     settings: dict[str, str] | None = None,
     *,
     upstream: dict[str, Properties] | None = None,
     preview: bool = False,
     answers: Answers | None = None,
+    stack: str = "dev",
 ) -> Program:
     """Run the program of a project.
 
@@ -110,6 +115,7 @@ def run(
         upstream: The outputs of each upstream project; none for a project that was never deployed.
         preview: Whether this is a preview, not an update.
         answers: The mocks' responses, if they differ from the default.
+        stack: The stack's name.
     """
     program = Program()
     mocked = _Mocks(program, upstream or {}, answers or Answers())
@@ -124,7 +130,7 @@ def run(
             mocks=mocked,
             monitor=_Monitor(program, mocked),
             project=project,
-            stack="dev",
+            stack=stack,
             organization="organization",
             preview=preview,
         )

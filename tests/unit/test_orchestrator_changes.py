@@ -75,11 +75,11 @@ def test_each_value_that_differs_is_shown_with_both_of_its_values() -> None:
     old = {"environment": {"variables": {"A": "1", "B": "2", "a.b": 1}}, "memorySize": 128}
     new = {"environment": {"variables": {"A": "1", "C": [3], "a.b": 2}}, "memorySize": 256}
     assert shown(step("update", old, new, diffs=["environment", "memorySize"])) == [
-        f"  ~ compute    function {FUNCTION}",
-        '        environment.variables.B: "2" -> nothing',
-        '        environment.variables["a.b"]: 1 -> 2',
-        "        environment.variables.C: [3]",
-        "        memorySize: 128 -> 256",
+        f"~ compute    function {FUNCTION}",
+        '    - environment.variables.B: "2"',
+        '    ~ environment.variables["a.b"]: 1 -> 2',
+        "    + environment.variables.C: [3]",
+        "    ~ memorySize: 128 -> 256",
     ]
 
 
@@ -98,18 +98,18 @@ def test_documents_are_compared_inside() -> None:
 
 def test_the_changed_files_of_code_are_shown() -> None:
     change = step("update", {"code": archive(a="1", b="2")}, {"code": archive(a="1", b="3")}, diffs=["code"])
-    assert shown(change)[1:] == ['        code["b.py"]: "sha256:2" -> "sha256:3"']
+    assert shown(change)[1:] == ['    ~ code["b.py"]: "sha256:2" -> "sha256:3"']
 
 
 def test_a_secret_is_never_shown() -> None:
     change = step("update", {"password": SECRET}, {"password": SECRET}, diffs=["password"])
-    assert shown(change)[1:] == ['        password: "[secret]" -> "[secret]"']
+    assert shown(change)[1:] == ['    ~ password: "[secret]" -> "[secret]"']
     assert "ciphertext" not in str(change)
 
 
 def test_long_values_are_shortened_around_what_differs() -> None:
     (_, line) = shown(step("update", {"text": "x" * 300 + "old"}, {"text": "x" * 300 + "new"}, diffs=["text"]))
-    assert line == f'        text: ...{"x" * 20}old" -> ...{"x" * 20}new"'
+    assert line == f'    ~ text: ...{"x" * 20}old" -> ...{"x" * 20}new"'
     (_, line) = shown(step("update", {"text": "a" * 300}, {"text": "b" * 300}, diffs=["text"]))
     assert len(line) < 300
 
@@ -129,9 +129,9 @@ def test_a_replacement_is_shown_with_the_property_that_causes_it() -> None:
         keys=["name"],
     )
     assert shown(change) == [
-        f"  ± compute    function {FUNCTION}",
-        "        memory: 1 -> 2",
-        '        name: "a" -> "b" replaces it',
+        f"± compute    function {FUNCTION}",
+        "    ~ memory: 1 -> 2",
+        '    ~ name: "a" -> "b" forces replacement',
     ]
 
 
@@ -158,12 +158,12 @@ def test_what_only_unknown_values_cause_is_shown_as_may(new: dict[str, Any], key
 def test_a_replacement_without_a_property_is_caused_by_a_dependency() -> None:
     change = step("create-replacement", {}, {})
     assert change.may
-    assert shown(change)[1:] == ["        something that it depends on is replaced"]
+    assert shown(change)[1:] == ["      because something that it depends on is replaced"]
 
 
 def test_a_created_resource_has_its_properties_in_json_only() -> None:
     (change,) = steps(event("resOutputsEvent", "create", None, {"name": "a", "none": None, "arn": UNKNOWN}))
-    assert shown(change) == [f"  + compute    function {FUNCTION}"]
+    assert shown(change) == [f"+ compute    function {FUNCTION}"]
     assert [(one.path, one.new, one.unknown) for one in change.properties] == [
         ("name", "a", False),
         ("arn", UNKNOWN, True),
@@ -221,7 +221,7 @@ def test_outputs_are_compared_as_a_whole() -> None:
         PropertyChange("new", "add", None, 3, unknown=False),
     ]
     assert shown(outputs=found) == [
-        '    compute    output a: {"x": 1} -> {"x": 2}',
-        "    compute    output gone: 1 -> nothing",
-        "    compute    output new: 3",
+        '~ compute    output a: {"x": 1} -> {"x": 2}',
+        "- compute    output gone: 1",
+        "+ compute    output new: 3",
     ]

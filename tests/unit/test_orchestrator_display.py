@@ -131,6 +131,12 @@ def test_the_engine_s_errors_are_shown_without_interpreting_markup() -> None:
     assert printed.split() == ["beta", "role", "creating", "[/red]", "failed"]
 
 
+def test_an_error_without_a_resource_is_shown_with_its_project() -> None:
+    content = {"severity": "error", "message": "no such setting\n", "color": "never"}
+    error = EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": content})
+    assert shown("deploy", [error]) == "  beta no such setting\n"
+
+
 def test_a_failed_stack_is_shown_with_its_reason() -> None:
     assert "beta failed: the [/] lock." in shown("deploy", [], Report("beta", "failed", "the [/] lock"))
 

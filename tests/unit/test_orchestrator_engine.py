@@ -202,6 +202,16 @@ def test_a_preview_on_pulumi_cloud_uses_current_outputs(cli: Cli, monkeypatch: p
     assert cli.commands[3:] == ["storage preview"]
 
 
+def test_a_preview_creates_no_stack_on_pulumi_cloud(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "https://api.pulumi.com")
+    cli.forget("messaging")
+    engine = Engine("dev", lambda *_: None, print)
+    with pytest.raises(RuntimeError, match="summary event"):  # the fake CLI sends none
+        engine.preview("messaging", {"storage": {"url": "planned"}, "compute": None})
+    assert '"outputs": {"url": "planned"}' in cli.log
+    assert "stack init" not in cli.log
+
+
 def planned(engine: Engine, **exports: dict[str, object]) -> Preview:
     others = engine.exports() | exports
     return Preview(Report("messaging"), [], {}, [], others, scratch.sources("messaging"))

@@ -28,7 +28,10 @@ def test_a_cycle_has_no_order() -> None:
 @pytest.mark.parametrize(
     ("declared", "sentence"),
     [
-        ('hen = ["egg"]\negg = ["hen"]\n', "need each other ('hen' needs 'egg' needs 'hen'): remove one of these."),
+        (
+            'hen = ["egg"]\negg = ["hen"]\n',
+            "need each other ('hen' needs 'egg' needs 'hen'): remove one of these dependencies.",
+        ),
         ('hen = ["cock"]\n', "has no stack 'cock', which 'hen' needs: add a line for it."),
     ],
 )

@@ -43,7 +43,7 @@ def test_a_step_that_deletes_a_bucket_is_refused_with_its_name_and_what_to_do(op
         update(step(op))
     assert str(refused.value) == (
         "the bucket 'old-name' and all files in it would be deleted, and only destroy may do that: undo the change of "
-        "its name (in stacks/storage/Pulumi.dev.yaml) or of the program, or, where the files may go, run "
+        "its name (in stacks/storage/Pulumi.dev.yaml) or of the program, or, if the files may go, run "
         "'xfarm destroy dev' first"
     )
 
@@ -62,7 +62,7 @@ def test_the_refusal_for_a_queue_names_its_file() -> None:
         update(event)
     assert str(refused.value) == (
         "the queue 'xFarmMainQueue' and all messages in it would be deleted, and only destroy may do that: undo the "
-        "change of its name (in shared/names.py) or of the program, or, where the messages may go, run "
+        "change of its name (in shared/names.py) or of the program, or, if the messages may go, run "
         "'xfarm destroy dev' first"
     )
 

@@ -39,6 +39,11 @@ class Account:
     environment: dict[str, str]
     """The environment for Pulumi and its plugins, and for boto3's default session."""
 
+    @property
+    def partition(self) -> str:
+        """The partition of the account: `aws`, `aws-cn` for AWS China or `aws-us-gov` for AWS GovCloud (US)."""
+        return self.identity.split(":")[1]
+
 
 def identify(notify: Callable[[str], None]) -> Account:
     """Return the account of the credentials that boto3 finds, or of the role in `AWS_ASSUME_ROLE` if that is set.

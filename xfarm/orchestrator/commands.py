@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import graph, planning, scratch, targets
+from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
 
@@ -54,7 +54,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     """
     console = _Console(soft_wrap=True, stderr=as_json)
     selected = _select(graph.dependencies(), only, first)
-    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print, engines=True)
+    say = Console(stderr=True, soft_wrap=True, highlight=False).print
+    targets.activate(stack, say, engines=True, preview=operation == "preview")
     reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
     succeeded = all(report.outcome in {"done", "absent"} for report in reports)
     if as_json:
@@ -88,6 +89,7 @@ class _Session:
         self._refresh = refresh
         self._planned = operation in _DONE and stack != targets.LOCAL
         self._asking = self._planned and not yes
+        self._nothing = "nothing"
         if self._asking and not sys.stdin.isatty():
             raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
@@ -105,6 +107,7 @@ class _Session:
             outdated = any(reports[project].outcome == "outdated" for project in remaining)
             again = {project for project in remaining if reports[project].outcome in {"outdated", "left out"}}
             remaining = again if outdated and self._asking else set()
+            self._nothing = "nothing more"
         in_order = graph.order(graph.subgraph(everything, selected))
         return [reports[project] for project in (reversed(in_order) if self._operation == "destroy" else in_order)]
 
@@ -114,23 +117,35 @@ class _Session:
         needs = graph.subgraph(everything, selected)
         with Display(self._console, "preview" if self._planned else self._operation) as display:
             engine = Engine(self._stack, display.event, display.notify, interrupted)
+            _refuse_other_region(engine, self._stack)
             _refuse_gaps(engine, self._operation, everything, selected)
+            if self._operation in {"deploy", "preview"} and (missing := _missing(engine, everything, selected)):
+                display.notify(f"{missing}: refreshing first, as AWS may have deleted more with it.")
+                self._refresh = True
+            planned = self._planned or self._has_strangers(engine)
             with _handling_interrupt(self._console, interrupted):
                 run = _Run(engine, display, interrupted, refresh=self._refresh)
-                if self._planned or self._operation == "preview":
+                if planned or self._operation == "preview":
                     run.plan(needs, destroying=self._operation == "destroy")
                 else:
                     for loss in self._losses(engine, needs):
                         display.notify(f"Deletes {loss}.")
                     run.update(self._operation, needs)
-        if not self._planned:
+        if not planned:
             return run.reports
+        if interrupted.is_set():
+            raise UserError(f"interrupted by Ctrl-C, so {self._nothing} was {_DONE[self._operation]}.")
         self._confirm_plan(run.reports, self._losses(engine, needs))
         with Display(self._console, self._operation) as display, _handling_interrupt(self._console, interrupted):
             engine.redirect(display.event, display.notify)
             update = _Run(engine, display, interrupted, refresh=self._refresh, plan=run.previews)
             update.update(self._operation, needs)
         return update.reports
+
+    def _has_strangers(self, engine: Engine) -> bool:
+        """Return whether `local` needs a plan, too, because its account has resources and its state has none."""
+        deployed = any(map(engine.resources, graph.dependencies()))
+        return self._operation == "deploy" and not self._planned and not deployed and existing.anything()
 
     def _losses(self, engine: Engine, needs: graph.Graph) -> list[str]:
         """Return a line for each resource with files or messages that would be deleted."""
@@ -148,11 +163,11 @@ class _Session:
         """
         self._console.print(summary(plan.values(), "preview"))
         if not all(report.outcome in {"done", "absent"} for report in plan.values()):
-            raise UserError(f"the plan is incomplete (see above), so nothing was {_DONE[self._operation]}.")
+            raise UserError(f"the plan is incomplete (see above), so {self._nothing} was {_DONE[self._operation]}.")
         for loss in losses:
             self._console.print(f"Deletes {loss}.", highlight=False, markup=False)
         if self._asking and any(report.changed or report.outputs for report in plan.values()):
-            _confirm(self._operation, self._stack, self._console)
+            _confirm(self._operation, self._stack, self._console, self._nothing)
 
 
 class _Run:
@@ -185,20 +200,26 @@ class _Run:
 
     def plan(self, needs: graph.Graph, *, destroying: bool) -> None:
         """Preview each project with the planned outputs of the projects that it needs."""
-        if not scratch.usable():
+        if self._engine.previews_in_place:
             self._display.notify(
                 "The state is in Pulumi Cloud: each stack is shown with the current outputs of the others."
             )
-            self._engine.create_missing(graph.dependencies())
 
         def preview(project: str, exports: planning.Exports) -> Preview:
             self._display.start(project)
             return self._engine.preview(project, exports, refresh=self._refresh, destroying=destroying)
 
         def show(preview: Preview) -> bool:
+            self._mark_stopped(preview.report)
             self._display.plan(preview)
-            self.previews[preview.report.project] = preview
-            return self._end(preview.report)
+            report = preview.report
+            self.previews[report.project] = preview
+            if report.outcome != "done" or destroying:
+                return self._end(report)
+            if conflicts := existing.conflicts(report.steps, self._engine.pending(report.project)):
+                report.outcome, report.reason = "failed", "; ".join(conflicts)
+            self._end(report)
+            return True  # with a conflict, the projects after it can be shown all the same
 
         if destroying:
             needs = dict.fromkeys(needs, ())  # a destruction reads no outputs
@@ -227,9 +248,12 @@ class _Run:
             needs = reads  # drift compares each stack with its own state
         self._leave_out(graph.walk(needs, run))
 
-    def _end(self, report: Report) -> bool:
+    def _mark_stopped(self, report: Report) -> None:
         if self._interrupted.is_set() and report.outcome == "failed":
             report.outcome = "stopped"
+
+    def _end(self, report: Report) -> bool:
+        self._mark_stopped(report)
         self.reports[report.project] = report
         self._display.finish(report)
         return report.outcome not in {"failed", "outdated"}
@@ -247,6 +271,20 @@ def _select(everything: graph.Graph, only: str | None, first: str | None) -> set
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
+
+
+def _refuse_other_region(engine: Engine, stack: str) -> None:
+    """Refuse to operate on stacks that were deployed in another region: their resources would be replaced.
+
+    Raises:
+        UserError: A resource is in another region.
+    """
+    region = os.environ["AWS_REGION"]
+    if others := engine.regions() - {region}:
+        raise UserError(
+            f"'{stack}' is deployed in {' and '.join(sorted(others))}, and AWS_REGION is {region}: set AWS_REGION to "
+            f"the region of the stack, or create a stack of another name with 'xfarm new-stack' for {region}."
+        )
 
 
 def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, selected: set[str]) -> None:
@@ -275,13 +313,26 @@ def _refuse_gaps(engine: Engine, operation: Operation, everything: graph.Graph, 
                 )
 
 
+def _missing(engine: Engine, everything: graph.Graph, selected: set[str]) -> str:
+    """Return which project was destroyed while another that needs it is still deployed; an empty string if none was."""
+    return next(
+        (
+            f"'{other}' is not deployed, although '{project}' needs it"
+            for project in graph.order(everything)
+            for other in everything[project]
+            if project in selected and engine.resources(project) and not engine.resources(other)
+        ),
+        "",
+    )
+
+
 _DONE: Final = {"deploy": "deployed", "destroy": "destroyed"}
 
 
-def _confirm(operation: Operation, stack: str, console: Console) -> None:
+def _confirm(operation: Operation, stack: str, console: Console, nothing: str = "nothing") -> None:
     expected, what = (stack, " and all files in it") if operation == "destroy" else ("yes", "")
     if console.input(f"Type '{expected}' to {operation} '{stack}'{what}: ").strip() != expected:
-        raise UserError(f"that was not '{expected}', so nothing was done.")
+        raise UserError(f"that was not '{expected}', so {nothing} was done.")
 
 
 @contextlib.contextmanager

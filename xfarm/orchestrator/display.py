@@ -24,6 +24,10 @@ SIGNS: Final = {
     "create-replacement": "[magenta]±",
     "delete-replaced": "[red]-",
 }
+"""The signs in front of resources by the engine's steps; they are in the first column, as in a diff."""
+
+_KINDS: Final = {"add": "create", "update": "update", "delete": "delete"}
+"""The operations whose signs the changes of properties have."""
 
 
 class Display:
@@ -77,7 +81,7 @@ class Display:
         for note in preview.notes:
             self.notify(note)
         for event in preview.events:
-            if event.diagnostic_event:
+            if event.diagnostic_event and preview.report.outcome != "stopped":
                 self.event(preview.report.project, event)
         for line in plan(preview.report):
             self._console.print(line, highlight=False)
@@ -98,9 +102,9 @@ class Display:
                 self._show_progress(project)
             elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
                 message = event.diagnostic_event.message.strip()
-                name = _name(event.diagnostic_event.urn or "")
+                source = f"{project} {_name(event.diagnostic_event.urn or '')}".rstrip()
                 colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
-                self._console.print(f"  [{colour}]{project} {name}[/]", _plain(message), highlight=False)
+                self._console.print(f"  [{colour}]{source}[/]", _plain(message), highlight=False)
 
     def _start_resource(self, project: str, step: StepEventMetadata) -> None:
         if step.type.startswith("pulumi:"):
@@ -135,7 +139,7 @@ class Display:
     def _show_line(self, project: str, step: StepEventMetadata, duration: str = "") -> None:
         details = f"[{', '.join(step.diffs or ())}] {duration}" if step.op.value == "update" else duration
         self._console.print(
-            f"  {SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
+            f"{SIGNS[step.op.value]}[/] {project:10} {_name(step.urn)} [dim]{step.type}[/]",
             _plain(details),
             highlight=False,
         )
@@ -146,13 +150,17 @@ def plan(report: Report) -> Iterator[str]:
     for change in report.steps:
         sign = SIGNS["create-replacement" if change.operation == "replace" else change.operation]
         note = f"[yellow]may be {CHANGES[change.operation]}[/]" if change.may else ""
-        yield f"  {sign}[/] {report.project:10} {change.resource} [dim]{change.type}[/] {note}".rstrip()
+        yield f"{sign}[/] {report.project:10} {change.resource} [dim]{change.type}[/] {note}".rstrip()
         if change.operation != "create":
-            yield from (f"        {_difference(each)}" for each in change.properties)
+            yield from (f"    {_sign(each)} {_difference(each)}" for each in change.properties)
         if change.operation == "replace" and not any(each.replaces for each in change.properties):
-            yield "        something that it depends on is replaced"
+            yield "      because something that it depends on is replaced"
     for output in report.outputs:
-        yield f"    {report.project:10} output {_difference(output)}"
+        yield f"{_sign(output)} {report.project:10} output {_difference(output)}"
+
+
+def _sign(change: PropertyChange) -> str:
+    return f"{SIGNS[_KINDS[change.kind]]}[/]"
 
 
 def _difference(change: PropertyChange) -> str:
@@ -163,11 +171,11 @@ def _difference(change: PropertyChange) -> str:
     if change.kind == "add":
         text += f"[green]{new}[/]"
     elif change.kind == "delete":
-        text += f"[red]{old}[/] [dim]->[/] nothing"
+        text += f"[red]{old}[/]"
     else:
         text += f"[red]{old}[/] [dim]->[/] [green]{new}[/]"
     if change.replaces:
-        text += " [magenta]replaces it[/]"
+        text += " [magenta]forces replacement[/]"
     return text + (f" [dim]from {', '.join(change.causes)}[/]" if change.causes else "")
 
 

@@ -159,6 +159,11 @@ class Engine:
         with ThreadPoolExecutor() as pool:
             list(pool.map(create, [project for project in projects if self._states[project] is None]))
 
+    @property
+    def previews_in_place(self) -> bool:
+        """Whether stacks are previewed in their own backend: Pulumi Cloud, if it has all of them."""
+        return not scratch.usable() and None not in self._states.values()
+
     def resources(self, project: str) -> int:
         """Return how many resources of a project were deployed when this engine was created."""
         resources = scratch.deployment(self._states[project]).get("resources", [])
@@ -168,6 +173,16 @@ class Engine:
         """Return the types and ids of the resources of projects that were deployed when this engine was created."""
         states = [scratch.resources(self._states[project]) for project in projects]
         return [(resource["type"], resource["id"]) for state in states for resource in state if resource.get("id")]
+
+    def pending(self, project: str) -> set[str]:
+        """Return the URNs of the resources of a project whose creation was interrupted."""
+        operations = scratch.deployment(self._states[project]).get("pending_operations") or []
+        return {operation["resource"]["urn"] for operation in operations if operation["type"] == "creating"}
+
+    def regions(self) -> set[str]:
+        """Return the regions that resources were deployed in when this engine was created."""
+        found = (scratch.region(resource) for state in self._states.values() for resource in scratch.resources(state))
+        return {region for region in found if region}
 
     def exports(self) -> dict[str, Outputs | None]:
         """Return each project's outputs when this engine was created; None for a stack that was not deployed."""
@@ -258,8 +273,8 @@ class Engine:
             return True
 
         def act(on_event: OnEvent) -> None:
-            copy = scratch.backend(self._stack, project, self._states, exports) if scratch.usable() else nullcontext()
-            with copy as folder:
+            in_place = self.previews_in_place
+            with nullcontext() if in_place else scratch.backend(self._stack, project, self._states, exports) as folder:
                 stack = _Stack(self._stack, project, self._command, backend=folder)
                 refreshing = (folder is not None and recover(stack)) or refresh
                 if destroying:

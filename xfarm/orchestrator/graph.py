@@ -28,7 +28,9 @@ def dependencies() -> dict[str, list[str]]:
         order(graph)
     except CycleError as error:
         cycle = " needs ".join(f"'{project}'" for project in reversed(error.args[1]))
-        raise UserError(f"the stacks in stacks/stacks.toml need each other ({cycle}): remove one of these.") from error
+        raise UserError(
+            f"the stacks in stacks/stacks.toml need each other ({cycle}): remove one of these dependencies."
+        ) from error
     return graph
 
 

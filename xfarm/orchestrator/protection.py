@@ -91,7 +91,7 @@ def refusing(
         place = " and ".join(name_in).format(project=project, stack=stack)
         raise UserError(
             f"{' and '.join(lost)} would be deleted, and only destroy may do that: undo the change of its name (in "
-            f"{place}) or of the program, or, where the {' and '.join(contents)} may go, run "
+            f"{place}) or of the program, or, if the {' and '.join(contents)} may go, run "
             f"'xfarm destroy {stack}' first"
         )
 

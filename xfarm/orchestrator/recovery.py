@@ -108,7 +108,8 @@ def _notification(inputs: Inputs) -> str:
     return inputs["bucket"]
 
 
-def _topic(inputs: Inputs) -> str | None:
+def topic_arn(inputs: Inputs) -> str | None:
+    """Return the ARN of the topic with the name that `inputs` have, or None if there is none."""
     pages = client("sns").get_paginator("list_topics").paginate()
     arns = (topic["TopicArn"] for page in pages for topic in page["Topics"])
     return next((arn for arn in arns if arn.rpartition(":")[2] == inputs["name"]), None)
@@ -168,7 +169,7 @@ INTERRUPTED: Final = {
     "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _REPEATED,
     "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": _REPEATED,
     # Before a deployment, the registry-built plugin would replace it, and delete the new topic, which is the old one.
-    "aws:sns/topic:Topic": Interrupted(_topic, only_destroying=True),
+    "aws:sns/topic:Topic": Interrupted(topic_arn, only_destroying=True),
     "aws:sns/topicSubscription:TopicSubscription": _REPEATED,
     "aws:sqs/queue:Queue": Interrupted(_queue),
     "aws:sqs/queuePolicy:QueuePolicy": _REPEATED,

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from pulumi.automation import CommandError, EngineEvent, Stack
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import recovery
+from xfarm.orchestrator import existing, recovery
 
 WAITS_S: Final = (5, 10, 20, 40)
 """The waits before each further attempt, in seconds.
@@ -39,9 +39,6 @@ _EXISTS: Final = re.compile(
     "|Function already exist|An event source mapping with .* already exists"
 )
 """AWS's messages about a resource that can't be created because it exists."""
-
-_OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
-"""The tags that identify the stack that a resource belongs to (`shared.tags`)."""
 
 _MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far this machine's clock may be off: AWS refuses requests with any other time ("Signature Version 4")."""
@@ -182,74 +179,17 @@ def take_over(deployment: dict[str, Any], refused: Iterable[Refused], began: dat
     return recovery.resolve_pending_creates(deployment, destroying=False)
 
 
-Found = tuple[datetime, dict[str, str]]
-"""When a resource was created, and its tags."""
-
-
 def _may_be_taken(refused: Refused, began: datetime) -> bool:
     kind, inputs = refused.resource.get("type", ""), refused.resource.get("inputs", {})
-    if not (look_up := _LOOKUPS.get(kind)):
+    if not (found := existing.look_up(kind, inputs)):
         return False
-    created, tags = look_up(inputs)
-    owner, ours = ({name: all_tags.get(name) for name in _OWNER} for all_tags in (tags, inputs.get("tags", {})))
+    owner, ours = existing.owner(found.tags), existing.owner(inputs.get("tags", {}))
     untagged = not any(owner.values())
-    if created > began - _MAX_CLOCK_SKEW and (owner == ours or (kind == _BUCKET and untagged)):
+    new = found.created is not None and found.created > began - _MAX_CLOCK_SKEW
+    if new and (owner == ours or (kind == existing.BUCKET and untagged)):
         return True
-    if kind != _LOG_GROUP:
+    if kind != existing.LOG_GROUP:
         return False
     if not untagged:
-        raise UserError(
-            f"the log group '{inputs['name']}' exists already and belongs to the stack '{owner['PulumiStack']}' of "
-            f"the project '{owner['PulumiProject']}', whose state is kept elsewhere: destroy that stack, "
-            "or delete the log group if nobody needs it."
-        )
+        raise UserError(f"{existing.sentence(kind, inputs['name'], found, ours)}.")
     return True
-
-
-def _log_group(inputs: recovery.Inputs) -> Found:
-    name, logs = inputs["name"], recovery.client("logs")
-    groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
-    (group,) = [each for each in groups if each["logGroupName"] == name]
-    tags = logs.list_tags_for_resource(resourceArn=group["arn"].removesuffix(":*"))["tags"]
-    return datetime.fromtimestamp(group["creationTime"] / 1000, UTC), tags
-
-
-def _role(inputs: recovery.Inputs) -> Found:
-    role = recovery.client("iam").get_role(RoleName=inputs["name"])["Role"]
-    return role["CreateDate"], {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])}
-
-
-def _function(inputs: recovery.Inputs) -> Found:
-    function = recovery.client("lambda").get_function(FunctionName=inputs["name"])
-    return datetime.fromisoformat(function["Configuration"]["LastModified"]), function.get("Tags", {})
-
-
-def _event_source_mapping(inputs: recovery.Inputs) -> Found:
-    (mapping,) = recovery.client("lambda").list_event_source_mappings(
-        EventSourceArn=inputs["eventSourceArn"], FunctionName=inputs["functionName"]
-    )["EventSourceMappings"]
-    return mapping["LastModified"], {}
-
-
-def _bucket(inputs: recovery.Inputs) -> Found:
-    name, s3 = inputs["bucket"], recovery.client("s3")
-    (created,) = [each["CreationDate"] for each in s3.list_buckets()["Buckets"] if each["Name"] == name]
-    try:
-        tags = s3.get_bucket_tagging(Bucket=name)["TagSet"]
-    except s3.exceptions.ClientError as error:
-        if error.response["Error"]["Code"] != "NoSuchTagSet":
-            raise
-        return created, {}
-    return created, {tag["Key"]: tag["Value"] for tag in tags}
-
-
-_LOG_GROUP: Final = "aws:cloudwatch/logGroup:LogGroup"
-_BUCKET: Final = "aws:s3/bucket:Bucket"
-_LOOKUPS: Final[dict[str, Callable[[recovery.Inputs], Found]]] = {
-    _LOG_GROUP: _log_group,
-    _BUCKET: _bucket,
-    "aws:iam/role:Role": _role,
-    "aws:lambda/eventSourceMapping:EventSourceMapping": _event_source_mapping,
-    "aws:lambda/function:Function": _function,
-}
-"""A resource type -> the function that looks up when such a resource was created, and its tags."""

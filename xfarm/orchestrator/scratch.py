@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,6 +66,13 @@ def resources(state: Json | None) -> list[Json]:
     latest = deployment(state)
     pending = [operation["resource"] for operation in latest.get("pending_operations") or []]
     return (latest.get("resources") or []) + pending
+
+
+def region(resource: Json) -> str | None:
+    """Return the region of a resource, by its outputs; None where it has none, as a role."""
+    outputs = resource.get("outputs") or {}
+    arn = re.match(r"arn:[^:]+:[^:]+:([a-z0-9-]+):", str(outputs.get("arn")))
+    return outputs.get("region") or (arn[1] if arn else None)
 
 
 def sources(project: str) -> str:

@@ -1,7 +1,11 @@
 """Where a stack is deployed: `local` on the emulator, every other stack in an AWS account."""
 
+import atexit
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Final
 
 from xfarm.errors import UserError
@@ -19,7 +23,7 @@ def known_stacks() -> list[str]:
     return sorted(set.intersection(*names))
 
 
-def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False) -> None:
+def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False, preview: bool = False) -> None:
     """Set the environment of this process and its children for a stack.
 
     The environment is replaced, not extended, so that no variable for another account reaches Pulumi's plugins.
@@ -28,6 +32,7 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         stack: The name of the stacks.
         notify: Called with each message for the user.
         engines: Whether this process will run Pulumi's engine.
+        preview: Whether it will only preview. Without a state bucket, an empty folder is used in its place.
 
     Raises:
         UserError: There is no such stack, or something that it needs is missing.
@@ -44,8 +49,12 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
         environment = account.environment
         aws_account.require_pulumi(environment)
-        environment["PULUMI_BACKEND_URL"] = state.existing_backend(account, stack)
-        notify(f"State in {state.without_password(environment['PULUMI_BACKEND_URL'])}.")
+        if preview and not state.has_states(account):
+            environment["PULUMI_BACKEND_URL"] = _empty_folder().as_uri()
+            notify("There is no state yet, so everything would be created.")
+        else:
+            environment["PULUMI_BACKEND_URL"] = state.existing_backend(account, stack)
+            notify(f"State in {state.without_password(environment['PULUMI_BACKEND_URL'])}.")
         # No stack has a secret, so the passphrase is empty; Pulumi would prompt for one if it were not set.
         if "PULUMI_CONFIG_PASSPHRASE_FILE" not in environment:
             environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")
@@ -53,6 +62,13 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         environment["USER"] = environment.get("USER") or "unknown"
     os.environ.clear()
     os.environ.update(environment)
+
+
+def _empty_folder() -> Path:
+    """Make an empty folder, which is deleted when this process ends."""
+    folder = mkdtemp(prefix="xfarm-no-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def bootstrap(stack: str, notify: Callable[[str], None]) -> None:
@@ -80,5 +96,5 @@ def require_known(stack: str) -> None:
     if stack not in known:
         raise UserError(
             f"there is no stack '{stack}', only {', '.join(known)}: choose one of these, "
-            f"or add a Pulumi.{stack}.yaml to every project."
+            f"or create it with 'xfarm new-stack {stack}'."
         )
