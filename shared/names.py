@@ -27,13 +27,17 @@ def fits(stack: str) -> bool:
     return re.fullmatch(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]", stack) is not None
 
 
-def of_stack(name: str) -> str:
-    """Return the name that a resource has in the running stack, so that an account has room for several stacks.
+def of_stack(name: str, stack: str | None = None) -> str:
+    """Return the name that a resource has in a stack, so that an account has room for several stacks.
+
+    Args:
+        name: Its name in the stacks `PLAIN`.
+        stack: The stack; by default, the running one.
 
     Raises:
         pulumi.RunError: The stack's name does not fit into a resource's name.
     """
-    stack = pulumi.get_stack()
+    stack = stack or pulumi.get_stack()
     if not fits(stack):
         raise pulumi.RunError(f"the stack's name '{stack}' is part of its resources' names and must be {STACK_NAME}.")
     return name if stack in PLAIN else f"{name}-{stack}"

@@ -27,6 +27,8 @@ COMPLETION = BLOCKS.pop("docs/commands.md: Shell completion")
 NOT_RUN = {
     "README.md: Try it 2": "CI runs this command: tests/unit/test_workflows.py compares the two",
     "CONTRIBUTING.md: Tests": "the same, without the installation",
+    "docs/permissions.md: Create the roles": "there is no AWS CLI; tests/support/roles.py makes the same requests",
+    "docs/permissions.md: Check before you deploy": "tests/emulator/test_check.py runs it, with the roles of that page",
     "docs/deploying.md: Another bucket name": "tests/deployment/test_orchestrator_changes.py runs it",
     "docs/deploying.md: Another bucket name 2": "the same",
     "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",

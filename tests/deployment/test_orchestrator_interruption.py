@@ -103,13 +103,14 @@ def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
     killed.set()
     faulty.reset()
     said = stress.finish(small, command)
-    assert "released the lock of process" in said
+    assert "alpha: released the lock of " in said
+    assert ", as its owner has ended." in said
     assert "Looking for what it did to" in said
     assert deployed(small) if command == "deploy" else not stress.left(small)
 
 
 def deploy_until_the_function_is_made(
-    checkout: Checkout, faulty: FaultyAws
+    checkout: Checkout, faulty: FaultyAws, *command: str
 ) -> tuple[subprocess.Popen[str], threading.Event]:
     """Start a deployment; return it once AWS has made the function, and what lets that be told."""
     asked, released = threading.Event(), threading.Event()
@@ -120,7 +121,7 @@ def deploy_until_the_function_is_made(
             released.wait(60)
 
     faulty.delay = hold
-    process = stress.start(checkout, "deploy")
+    process = stress.start(checkout, "deploy", under=command)
     assert asked.wait(60)
     return process, released
 
@@ -164,9 +165,30 @@ def test_the_lock_of_another_host_is_never_broken(small: Checkout) -> None:
     refused = small.run("deploy")
     assert refused.returncode == 1
     assert f"the stack is locked by anna@elsewhere (process {owner['pid']})" in refused.stdout
-    assert "pulumi cancel" in refused.stdout
+    assert "run 'xfarm unlock local'" in refused.stdout
     assert lock.exists()
-    lock.unlink()
+    assert small.run("unlock", "--yes").returncode == 0
+    assert not lock.exists()
+
+
+IN_ANOTHER_CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+"""Runs a command where it has the host's name, but process IDs of its own ("unshare(1)")."""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*IN_ANOTHER_CONTAINER, "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs Linux's user namespaces",
+)
+def test_a_living_lock_is_kept_though_its_process_is_in_another_container(small: Checkout, faulty: FaultyAws) -> None:
+    process, released = deploy_until_the_function_is_made(small, faulty, *IN_ANOTHER_CONTAINER)
+    other = small.run("deploy")
+    released.set()
+    said = process.communicate()[0]
+    assert other.returncode == 1
+    assert "another xfarm command on this machine is still working on it" in other.stdout
+    assert "released" not in other.stdout
+    assert process.returncode == 0, said
+    assert deployed(small)
 
 
 @pytest.fixture(scope="module")

@@ -220,12 +220,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(proxy: FaultyAws) -> Iterator[FaultyAws]:
+    """Let a proxy answer requests in a thread."""
+    with proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+@contextmanager
 def between(checkout: Checkout, *projects: str, retries: int = 3) -> Iterator[FaultyAws]:
     """Let the projects of a copy reach its emulator through a proxy."""
-    with FaultyAws(checkout.port) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with serving(FaultyAws(checkout.port)) as proxy:
         for project in projects:
             endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
             checkout.configure(project, "local", **{"aws:endpoints": endpoints, "aws:maxRetries": retries})
         yield proxy
-        proxy.shutdown()

@@ -34,6 +34,7 @@ COMMANDS = [
     ["drift", "dev"],
     ["outputs", "dev"],
     ["bootstrap", "dev"],
+    ["check", "dev"],
     ["send", "dev", __file__],
     ["status", "dev"],
     ["watch", "dev"],

@@ -56,7 +56,7 @@ def test_a_new_stack_has_the_settings_of_dev_and_a_bucket_of_its_own(checkout: P
     new_stack.create("prod", said.append)
     for project in dependencies():
         assert without_bucket(settings(checkout, project, "prod")) == without_bucket(settings(checkout, project, "dev"))
-    assert re.fullmatch(r"xfarm-prod-[0-9a-f]{8}", str(settings(checkout, "storage", "prod")["config"][BUCKET]))
+    assert re.fullmatch(r"xfarm-bucket-prod-[0-9a-f]{8}", str(settings(checkout, "storage", "prod")["config"][BUCKET]))
     assert "prod" in targets.known_stacks()
     assert said[:2] == [
         "Added prod to the choices of .github/workflows/deploy.yml.",

@@ -5,8 +5,12 @@
 - S3: ListObjectVersions ignores `encoding-type=url`, without which XML can't contain a control character. Terraform's
   provider, which empties a bucket with this listing, reads the `+` in a key as a space, deletes the wrong key, and
   repeats that endlessly.
+- S3: XML contains control characters as they are, so that no parser reads it, or reads a carriage return as a newline.
+- S3: GetBucketRequestPayment, and subresources that ministack doesn't have, are answered with a listing.
 - IAM: wildcards don't match a line break, which a key may contain. In AWS they match any character ("IAM JSON policy
-  elements: Resource").
+  elements: Resource"). If IAM is enforced (`Emulator.enforces_iam`), some requests are checked for another action or
+  resource than in AWS, or without the keys that conditions need, and nobody needs `iam:PassRole`. Simulations ignore
+  conditions.
 - Lambda, logs: output is lost if it arrives more than 5 ms after the previous line, such as the last lines on a busy
   machine. A missing log group is created even if the function's role may not create it.
 - Lambda, concurrency: a throttled batch uses up a receive at once, but Lambda retries it until the visibility timeout
@@ -14,7 +18,10 @@
 - Lambda, roles: a function still works after its role was deleted and created again.
 - Lambda, event source mappings: a second one for the same queue and function is accepted.
 - SQS: the actions that redrive dead letters to their source queue are missing.
+- SQS: with another port than before, event source mappings and CreateQueue don't find the queues that exist.
 - SNS: e-mail subscriptions are confirmed without a confirmation.
+
+It ends when its folder, the working directory, is deleted, and records in the file `lock` that it has saved its data.
 
 Usage: python xfarm/emulator/patched_ministack.py
 """
@@ -22,18 +29,26 @@ Usage: python xfarm/emulator/patched_ministack.py
 # ruff: noqa: SLF001 - ministack has no public API for what is patched here
 
 import json
+import logging
+import os
 import re
+import signal
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
+from itertools import count, takewhile
+from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 from xml.sax.saxutils import escape, unescape
 
-from ministack.app import main
-from ministack.core import iam_evaluator
+from ministack import app
+from ministack.core import iam_actions, iam_evaluator
 from ministack.core.lambda_runtime import Worker
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import cloudwatch, cloudwatch_logs, iam, lambda_svc, s3, sns, sqs
@@ -63,6 +78,22 @@ def describe_alarms(
     )
 
 
+_xml_body = s3._xml_body
+
+_CHARACTERS: Final = {f"&#x{code:x};": chr(code) for code in range(0x20)}
+"""The references to control characters in XML, and these characters."""
+
+
+def xml_body(root: Any) -> bytes:  # noqa: ANN401 - ministack's elements
+    """Return an XML document in which control characters are character references.
+
+    S3 writes them like this (basho/riak_cs #1255). XML 1.0 allows no reference to most of them, so a parser still
+    refuses these.
+    """
+    references = str.maketrans({code: name for name, code in _CHARACTERS.items() if code not in "\t\n"})
+    return _xml_body(root).decode().translate(references).encode()
+
+
 _list_object_versions = s3._list_object_versions
 
 
@@ -74,11 +105,26 @@ def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[
     # An XML parser would reject keys with characters that XML can't contain.
     encoded = re.sub(
         r"(?<=<)(Key|Prefix|Delimiter|KeyMarker|NextKeyMarker)>([^<]+)",
-        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",
+        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2], _CHARACTERS))}",
         body.decode(),
     )
     end = "</ListVersionsResult>"
     return status, headers, encoded.replace(end, f"<EncodingType>url</EncodingType>{end}").encode()
+
+
+_list_objects_v1 = s3._list_objects_v1
+
+_LISTING: Final = {"delimiter", "encoding-type", "marker", "max-keys", "prefix"}
+"""The parameters of ListObjects (Amazon S3 API Reference); others start with `x-`, in upper or lower case."""
+
+
+def list_objects_v1(bucket: str, query: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
+    """Answer ListObjects, or GetBucketRequestPayment, or refuse another subresource of a bucket."""
+    if "requestPayment" in query:
+        return s3._get_bucket_request_payment(bucket)
+    if unknown := [name for name in query if name not in _LISTING and not name.lower().startswith("x-")]:
+        return s3._error("NotImplemented", f"The emulator has no subresource '{unknown[0]}'.", 501, f"/{bucket}")
+    return _list_objects_v1(bucket, query)
 
 
 _fnmatch_compile = iam_evaluator._fnmatch_compile
@@ -88,6 +134,140 @@ def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa
     """Return the regular expression for a policy's pattern, with wildcards that match any character."""
     compiled = _fnmatch_compile(pattern, ignore_case)
     return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
+
+
+_queue_url = sqs._queue_url
+
+
+def queue_url(name: str) -> str:
+    """Return the URL of a queue: the one that it was created with, which contains the port of that time."""
+    return sqs._queue_name_to_url.get(name) or _queue_url(name)
+
+
+_caller: ContextVar[str] = ContextVar("_caller", default="")
+"""The access key of the current request, if IAM is enforced."""
+
+_enforce = iam_evaluator.enforce
+_extract_iam_action = iam_actions.extract_iam_action
+_extract_resource_arn = iam_actions.extract_resource_arn
+_request_tag_context = iam_actions.request_tag_context
+
+
+def enforce(  # noqa: PLR0913, PLR0917 - as ministack calls it
+    access_key_id: str,
+    iam_action: str,
+    service: str,
+    region: str,
+    resource_arn: str = "*",
+    service_context: dict[str, Any] | None = None,
+) -> Any:  # noqa: ANN401 - as in ministack
+    """Return why a request is refused, or None, and log the decision.
+
+    `lambda:FunctionArn` is the function of the event source mapping ("Actions, resources, and condition keys for AWS
+    Lambda", Service Authorization Reference).
+    """
+    _caller.set(access_key_id)
+    context = dict(service_context or {})
+    if mapping := lambda_svc._esms.get(resource_arn.partition(":event-source-mapping:")[2]):
+        context["lambda:FunctionArn"] = mapping["FunctionArn"]
+    denied = _enforce(access_key_id, iam_action, service, region, resource_arn, context)
+    principal = getattr(iam_evaluator.resolve_credential(access_key_id), "principal_arn", "")
+    decision = "denied" if denied else "allowed"
+    logging.getLogger("iam").info("%s", json.dumps([decision, principal, iam_action, resource_arn]))
+    return denied
+
+
+def pin_request_origin(source_ip: str, _secure_transport: bool) -> None:  # noqa: FBT001 - as ministack calls it
+    """Record where a request is from, and that it came by TLS: the policies of the buckets refuse plain HTTP."""
+    iam_evaluator.pin_request_origin(source_ip, secure_transport=True)
+
+
+def extract_iam_action(service: str, method: str, path: str, *args: Any) -> str | None:  # noqa: ANN401 - as in ministack
+    """Return the action of a request.
+
+    CloudWatch's newest protocol has it in the path. In SQS, a batch needs the same permission as a single message
+    ("Amazon SQS API permissions: Actions and resource reference").
+    """
+    namespace, _, operation = path.rpartition("/operation/")
+    if service == "monitoring" and namespace:
+        return f"cloudwatch:{operation}"
+    action = _extract_iam_action(service, method, path, *args)
+    return action.removesuffix("Batch") if action and service == "sqs" else action
+
+
+def lambda_action(method: str, path: str) -> str | None:
+    """Return the action of a request to Lambda, which is the operation's name but for `InvokeFunction`."""
+    operation = iam_actions._match_rest_action("lambda", method, path)
+    return "InvokeFunction" if operation == "Invoke" else operation
+
+
+def extract_resource_arn(  # noqa: PLR0913, PLR0917 - as ministack calls it
+    service: str, method: str, path: str, headers: dict[str, str], body: bytes, params: dict[str, Any], *scope: str
+) -> str:
+    """Return the ARN of the resource that a request is for, also if a parameter other than its name has it."""
+    arn: str = _extract_resource_arn(service, method, path, headers, body, params, *scope)
+    if service == "lambda" and path.endswith("/functions"):
+        return lambda_svc._func_arn(json.loads(body)["FunctionName"]) if body else arn
+    if arn != "*" or service not in {"monitoring", "sns", "sqs"}:
+        return arn
+    if alarm := iam_actions._param(body, params, "AlarmNames.member.1"):
+        params = {"AlarmName": [alarm]}
+        return _extract_resource_arn(service, method, path, headers, body, params, *scope)
+    return iam_actions._param(body, params, "ResourceArn", "ResourceARN", "SubscriptionArn", "SourceArn") or arn
+
+
+def request_tag_context(service: str, iam_action: str, body: bytes, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the condition keys in a request: tags, and those of "Actions, resources, and condition keys" of IAM."""
+    context: dict[str, Any] = _request_tag_context(service, iam_action, body, params)
+    if service == "iam" and (policy := iam_actions._query_param(params, "PolicyArn")):
+        context["iam:PolicyARN"] = policy
+    if iam_action == "lambda:CreateEventSourceMapping":
+        function = json.loads(body)["FunctionName"].rpartition(":")[2]
+        context["lambda:FunctionArn"] = lambda_svc._func_arn(function)
+    return context
+
+
+def refused_role(role: str) -> Any:  # noqa: ANN401 - ministack's response
+    """Return a refusal if the caller may not pass a role to Lambda, or None.
+
+    "Granting a user permissions to pass a role to an AWS service", IAM User Guide.
+    """
+    if not app.AUTH:
+        return None
+    context = {"iam:PassedToService": "lambda.amazonaws.com"}
+    denied = enforce(_caller.get(), "iam:PassRole", "iam", get_region(), role, context)
+    return denied and iam_actions.access_denied_response(
+        "lambda", "iam:PassRole", denied.principal_arn, str(uuid.uuid4())
+    )
+
+
+def simulate_principal_policy(p: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
+    """Answer SimulatePrincipalPolicy for one resource, with the context that the request has."""
+
+    def members(prefix: str) -> list[str]:
+        numbered = (iam_actions._query_param(p, prefix.format(number)) for number in count(1))
+        return list(takewhile(bool, numbered))
+
+    arn, account = iam_actions._query_param(p, "PolicySourceArn"), get_account_id()
+    kind, _, path = arn.rpartition(":")[2].partition("/")
+    name = path.rpartition("/")[2]
+    if name not in (iam._roles if kind == "role" else iam._users):
+        return iam._error(404, "NoSuchEntity", f"The {kind} with name {name} cannot be found.", ns="iam")
+    gather = iam_evaluator._gather_role_policies if kind == "role" else iam_evaluator._gather_user_policies
+    context = {
+        key.lower(): iam_actions._query_param(p, f"ContextEntries.member.{number}.ContextKeyValues.member.1")
+        for number, key in enumerate(members("ContextEntries.member.{}.ContextKeyName"), 1)
+    }
+    resource = iam_actions._query_param(p, "ResourceArns.member.1") or "*"
+    results = []
+    for action in members("ActionNames.member.{}"):
+        request = iam_evaluator.EvalContext(arn, kind, account, action, resource, get_region(), service_context=context)
+        decision = iam_evaluator.evaluate(request, gather(name, account)).decision
+        named = {"Allow": "allowed", "Deny": "explicitDeny"}.get(decision, "implicitDeny")
+        results.append({"EvalActionName": action, "EvalResourceName": resource, "EvalDecision": named})
+    answer = to_xml({"EvaluationResults": results, "IsTruncated": False})
+    body = f"<SimulatePrincipalPolicyResult>{answer}</SimulatePrincipalPolicyResult>"
+    return iam._xml(200, "SimulatePrincipalPolicyResponse", body, ns="iam")
 
 
 _move_tasks: dict[str, list[dict[str, Any]]] = {}
@@ -220,6 +400,8 @@ _execute_function_dispatch = lambda_svc._execute_function_dispatch
 
 def create_function(data: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
     """Answer CreateFunction, and record the ID of the role that may decrypt the function's environment."""
+    if refused := refused_role(data["Role"]):
+        return refused
     answer = _create_function(data)
     if answer[0] == HTTPStatus.CREATED:
         lambda_svc._functions[data["FunctionName"]]["granted_to"] = _role_id(data["Role"])
@@ -230,6 +412,8 @@ def update_config(name: str, data: dict[str, Any]) -> Any:  # noqa: ANN401 - as 
     """Answer UpdateFunctionConfiguration, and record the ID of a new role that may decrypt the environment."""
     function = lambda_svc._functions.get(name)
     before = function and function["config"]["Role"]
+    if "Role" in data and (refused := refused_role(data["Role"])):
+        return refused
     answer = _update_config(name, data)
     if function and data.get("Role", before) != before:
         function["granted_to"] = _role_id(data["Role"])
@@ -324,6 +508,31 @@ def _subscriptions(params: dict[str, list[str]]) -> list[dict[str, Any]]:
     return list(topic.get("subscriptions", []))
 
 
+LOCK: Final = Path("lock")
+"""The file in the emulator's folder that `xfarm.emulator.server` holds a lock on."""
+
+_save_all = app.save_all
+_POLL_S: Final = 0.2
+
+
+def save_all(services: dict[str, Callable[[], Any]]) -> None:
+    """Save the state of all services, and record that."""
+    _save_all(services)
+    with LOCK.open("a") as lock:
+        lock.write(" saved")
+
+
+def end_with_folder(inode: int) -> None:
+    """End this process and the workers of Lambda functions when the file `lock` is no longer the one with `inode`.
+
+    After `git clean -fdx`, no command could find this process, and it would occupy its port.
+    """
+    with suppress(FileNotFoundError):
+        while LOCK.stat().st_ino == inode:
+            time.sleep(_POLL_S)
+    os.killpg(0, signal.SIGKILL)
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """Return a value as in AWS's query protocol: a list as members, a time in ISO 8601, null omitted."""
     if isinstance(value, dict):
@@ -341,6 +550,12 @@ if __name__ == "__main__":
     setattr(cloudwatch, "_describe_alarms", describe_alarms)  # noqa: B010 - a plain assignment has the wrong type
     setattr(s3, "_list_object_versions", list_object_versions)  # noqa: B010 - as above
     setattr(iam_evaluator, "_fnmatch_compile", fnmatch_compile)  # noqa: B010 - as above
+    for patch in (enforce, extract_iam_action, extract_resource_arn, request_tag_context):
+        setattr(iam_evaluator if patch is enforce else iam_actions, patch.__name__, patch)
+    setattr(app, "pin_request_origin", pin_request_origin)  # noqa: B010 - as above
+    setattr(iam_actions, "_lambda_action", lambda_action)  # noqa: B010 - as above
+    iam._IAM_HANDLERS["SimulatePrincipalPolicy"] = simulate_principal_policy
+    iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
     handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
     drain = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)
     setattr(Worker, "_drain_stderr_bounded", drain)  # noqa: B010 - as above
@@ -352,4 +567,9 @@ if __name__ == "__main__":
         setattr(lambda_svc, f"_{patch.__name__}", patch)
     for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
         setattr(sns, f"_{patch.__name__}", patch)
-    main()
+    setattr(s3, "_xml_body", xml_body)  # noqa: B010 - as above
+    setattr(s3, "_list_objects_v1", list_objects_v1)  # noqa: B010 - as above
+    setattr(sqs, "_queue_url", queue_url)  # noqa: B010 - as above
+    setattr(app, "save_all", save_all)  # noqa: B010 - as above
+    Thread(target=end_with_folder, args=(LOCK.stat().st_ino,), daemon=True).start()
+    app.main()

@@ -52,7 +52,7 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
 
 def _with_bucket(settings: str, stack: str) -> str:
     """Return the settings of the storage project with another name for the bucket; bucket names are globally unique."""
-    line = f"storage:bucketName: xfarm-{stack}-{secrets.token_hex(4)}"
+    line = f"storage:bucketName: xfarm-bucket-{stack}-{secrets.token_hex(4)}"
     if _BUCKET.search(settings):
         return _BUCKET.sub(rf"\g<1>{line}", settings)
     if re.search(r"^config:\s*$", settings, re.MULTILINE):

@@ -8,7 +8,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
 
+import click
+
 from xfarm.errors import UserError
+from xfarm.orchestrator import settings
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
 
@@ -35,9 +38,11 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         preview: Whether it will only preview. Without a state bucket, an empty folder is used in its place.
 
     Raises:
-        UserError: There is no such stack, or something that it needs is missing.
+        UserError: There is no such stack, its settings are wrong, or something that it needs is missing.
     """
     require_known(stack)
+    if engines:
+        settings.check(stack)
     if stack == LOCAL:
         from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
 
@@ -46,7 +51,8 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         from xfarm.orchestrator import aws_account, state  # noqa: PLC0415 - not needed for `local`
 
         account = aws_account.identify(notify)
-        notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
+        region = aws_account.region_in_words(account.region)
+        notify(f"Account {account.number}, region {region}, as {account.identity}.")
         environment = account.environment
         aws_account.require_pulumi(environment)
         if preview and not state.has_states(account):
@@ -84,6 +90,30 @@ def bootstrap(stack: str, notify: Callable[[str], None]) -> None:
     from xfarm.orchestrator import aws_account, state  # noqa: PLC0415 - not needed for `local`
 
     state.bootstrap(aws_account.identify(notify), notify)
+
+
+def check(stack: str, notify: Callable[[str], None]) -> int:
+    """Print whether anything would stop a deployment of a stack, and return the exit code: 1 if something would.
+
+    Raises:
+        UserError: There is no such stack, or AWS refuses.
+    """
+    require_known(stack)
+    if stack == LOCAL:
+        notify("'local' needs no permissions, so there is nothing to check.")
+        return 0
+    from xfarm.orchestrator import aws_account  # noqa: PLC0415 - not needed for `local`
+    from xfarm.orchestrator.check import check as findings  # noqa: PLC0415 - not needed for `local`
+
+    account = aws_account.identify(notify)
+    notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
+    os.environ.clear()
+    os.environ.update(account.environment)
+    missing = False
+    for finding in findings(account, stack):
+        click.echo(f"{finding.outcome:<8} {finding.text}")
+        missing |= finding.outcome == "missing"
+    return int(missing)
 
 
 def require_known(stack: str) -> None:
