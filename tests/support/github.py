@@ -69,7 +69,7 @@ class GitHub(ThreadingHTTPServer):
     def open(self, **values: object) -> int:
         """Open an issue or a pull request, and return its number."""
         number = len(self.issues) + 1
-        self.issues[number] = {"number": number, "state": "open", "user": {"login": BOT}} | values
+        self.issues[number] = {"number": number, "state": "open", "user": {"login": BOT}, "body": None} | values
         return number
 
     def comment(self, issue: int, body: str, login: str = BOT) -> Json:
