@@ -141,7 +141,8 @@ def test_preview_then_run_then_preview_then_run_then_delete(runner: Runner) -> N
     deploying = threading.Thread(target=run)
     deploying.start()
     locks = ".pulumi/locks/organization/messaging/dev/"
-    eventually(lambda: s3.list_objects_v2(Bucket=STATE_BUCKET, Prefix=locks)["KeyCount"] or failures)
+    eventually(lambda: failures or s3.list_buckets()["Buckets"])
+    eventually(lambda: failures or s3.list_objects_v2(Bucket=STATE_BUCKET, Prefix=locks)["KeyCount"])
     pulumi = runner.pulumi()
     environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
     second = checkout.run("deploy", "dev", "--yes", **environment)
