@@ -174,6 +174,8 @@ def test_the_policies_allow_a_whole_life(life: Life) -> None:
     assert "xFarmMainQueue" in life.run("operate", "status", "dev")
     assert "not a message from S3" in life.run("operate", "dead-letters", "dev")
     assert "1 moved from xFarmDeadLetterSqs" in life.run("operate", "redrive", "dev")
+    assert "0 are lost" in life.run("operate", "audit", "dev")
+    assert "sent to xFarmMainQueue" in life.run("operate", "reprocess", "dev")
     life.watch()
 
     life.run("deploy", "destroy", "dev", "--yes")
