@@ -73,7 +73,7 @@ class PulumiCli(PulumiCommand):
         finally:
             _engines.discard(process)
             if self._claim and process.returncode is not None:
-                self._claim.ended()
+                self._claim.ended(failed=process.returncode != 0)
         result = CommandResult(stdout, stderr, process.returncode)
         if process.returncode:
             raise create_command_error(result)
