@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support import docs, roles, stress
-from tests.support.checkout import Checkout
+from tests.support.checkout import Checkout, free_port
 from tests.support.faulty_aws import FaultyAws, serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
@@ -130,7 +130,7 @@ class Life:
 
     def watch(self) -> None:
         """Serve the page as the operating role, and load what it shows once."""
-        process = self.start("operate", "watch", "dev")
+        process = self.start("operate", "watch", "dev", "--port", str(free_port()))
         for line in process.stdout or ():
             if served := re.search(r"http://\S+/", line):
                 with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
