@@ -75,7 +75,7 @@ def cut_off(s3: Any, monkeypatch: pytest.MonkeyPatch, runner: dict[str, str]) ->
     with claim(URL, "storage", "dev", print) as claimed:
         claimed.started(7, datetime.now(UTC))
         take(s3)
-        claimed.locked("storage", "dev")
+        claimed.locked()
 
 
 def refusal() -> str:

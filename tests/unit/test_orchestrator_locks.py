@@ -35,7 +35,7 @@ with claim(url, "storage", "dev", print) as claimed:
     print(engine.pid, flush=True)
     input()
     if does == "lock":
-        claimed.locked("storage", "dev")
+        claimed.locked()
     print("ready", flush=True)
     input()
 """
@@ -216,9 +216,22 @@ def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_a_command_that_has_ended_leaves_a_record_that_proves_nothing(tmp_path: Path) -> None:
     with claim(tmp_path.as_uri(), "storage", "dev", print) as claimed:
         claimed.started(7, datetime.now(UTC))
-        claimed.ended()
+        claimed.ended(failed=False)
     take(tmp_path, pid=7)
     assert "it is not known as a lock of xfarm on this machine" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_command_releases_the_lock_of_its_engine_that_was_killed_and_no_other(tmp_path: Path, *, named: bool) -> None:
+    with claim(tmp_path.as_uri(), "storage", "dev", print) as claimed:
+        claimed.started(7, datetime.now(UTC))
+        lock = take(tmp_path, pid=7)
+        if named:
+            claimed.locked()
+        other = take(tmp_path, "by hand", pid=8)
+        claimed.ended(failed=True)
+        assert not lock.exists()
+        assert other.exists()
 
 
 @pytest.mark.parametrize("url", ["", "gs://state", "azblob://state", "https://api.pulumi.com", "file://./here"])
@@ -226,8 +239,8 @@ def test_the_locks_of_other_backends_are_left_to_pulumi(url: str) -> None:
     assert store(url) is None
     with claim(url, "storage", "dev", print) as claimed:
         claimed.started(7, datetime.now(UTC))
-        claimed.locked("storage", "dev")
-        claimed.ended()
+        claimed.locked()
+        claimed.ended(failed=False)
         assert not claimed.inherited
 
 

@@ -13,7 +13,7 @@ from xfarm.orchestrator.locks import claim
 from xfarm.orchestrator.pulumi_cli import PulumiCli, stop_engines
 
 PULUMI = f"""#!{sys.executable}
-import json, os, pathlib, signal, sys
+import datetime, json, os, pathlib, signal, socket, sys
 if sys.argv[1:] == ["version"]:
     sys.exit(print("v3.259.0"))
 record = pathlib.Path(os.environ["RECORD"])
@@ -24,6 +24,11 @@ def stop(*_):
     pathlib.Path(f"told {{told}}").touch()
 signal.signal(signal.SIGINT, stop)
 pathlib.Path("begun").write_text(json.dumps([os.getpgrp() == os.getpid(), sys.stdin.read(), sys.argv[1:]]))
+if "lock" in sys.argv:
+    lock = pathlib.Path(".pulumi/locks/organization/storage/dev/1.json")
+    lock.parent.mkdir(parents=True)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat()
+    lock.write_text(json.dumps({{"pid": os.getpid(), "hostname": socket.gethostname(), "timestamp": now}}))
 if "error" in sys.argv:
     sys.exit("error: as told")
 while told < 2 and os.getppid() == parent and not pathlib.Path("end").exists():
@@ -91,6 +96,14 @@ def test_an_engine_is_on_record_while_it_runs_and_no_longer(cli: PulumiCli, tmp_
         running.stop()
         assert f'"host": "{os.uname().nodename}"' in running.output
         assert record.read_text(encoding="utf-8") == "{}"
+
+
+def test_an_engine_that_fails_leaves_no_lock(cli: PulumiCli, tmp_path: Path) -> None:
+    lock = tmp_path / ".pulumi/locks/organization/storage/dev/1.json"
+    with claim(tmp_path.as_uri(), "storage", "dev", print) as claimed:
+        with pytest.raises(CommandError):
+            cli.under(claimed).run(["up", "error", "lock"], str(tmp_path), {"RECORD": ""})
+        assert not lock.exists()
 
 
 def test_a_failure_is_an_error_of_the_automation_api(cli: PulumiCli, tmp_path: Path) -> None:

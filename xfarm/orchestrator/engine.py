@@ -314,7 +314,7 @@ class Engine:
         stack = _Stack(self._stack, project, command)
 
         def record_lock(_event: EngineEvent) -> None:
-            claim.locked(project, self._stack)
+            claim.locked()
 
         if (names := self._recover_interrupted_update(project, stack, record_lock, destroying=destroying)) is not None:
             refresh = True

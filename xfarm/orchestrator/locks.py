@@ -165,16 +165,18 @@ class Claim:
 
     Args:
         place: The backend, if its locks can be read.
-        path: Where in it the record is.
+        project: The project.
+        stack: The stack's name.
         found: What was found out about the stack's locks.
         say: Called with each message for the user.
     """
 
-    def __init__(self, place: Store | None, path: str, found: Found, say: Callable[[str], None]) -> None:
+    def __init__(self, place: Store | None, project: str, stack: str, found: Found, say: Callable[[str], None]) -> None:
         self.released = found.ended
         self.inherited = (found.file.fileno(),) if found.file else ()
         self._place = place
-        self._path = path
+        self._project = project
+        self._stack = stack
         self._say = say
         self._record: Json = {}
 
@@ -189,29 +191,39 @@ class Claim:
         if self.inherited:
             self._write()
 
-    def locked(self, project: str, stack: str) -> None:
+    def locked(self) -> None:
         """Record the lock of the engine that was started last, which has it by now: no other lock can be there."""
         run = _run()
         if self._place is None or "lock" in self._record or not (self.inherited or run):
             return
         try:
-            locks = held(self._place, project, stack)
+            locks = held(self._place, self._project, self._stack)
             if len(locks) == 1:  # another engine's lock is there for an instant, until it finds ours
                 self._record |= {"lock": locks[0].name} | ({"run": run} if run else {})
                 self._write()
         except UserError as error:
             self._record["lock"] = ""
-            self._say(f"{project}: can't record the lock, so only 'xfarm unlock {stack}' can release it: {error}")
+            remedy = f"so only 'xfarm unlock {self._stack}' can release it"
+            self._say(f"{self._project}: can't record the lock, {remedy}: {error}")
 
-    def ended(self) -> None:
-        """Record that the engine has ended, which has released its lock itself."""
+    def ended(self, *, failed: bool) -> None:
+        """Record that the engine has ended, and delete the lock that it left behind if it was killed.
+
+        Args:
+            failed: Whether its exit code was not 0.
+        """
+        if failed and self._place:
+            with contextlib.suppress(UserError):  # AWS refuses; the next command tries it again, and says why
+                for lock in held(self._place, self._project, self._stack):
+                    if (self.inherited or "lock" in self._record) and _was_ours(lock, self._record):
+                        self._place.delete(lock.path)
         self._record = {}
         if self.inherited:
             self._write()
 
     def _write(self) -> None:
         if self._place:
-            self._place.write(self._path, json.dumps(self._record))
+            self._place.write(_record_path(self._project, self._stack), json.dumps(self._record))
 
 
 @contextlib.contextmanager
@@ -239,7 +251,7 @@ def claim(url: str, project: str, stack: str, say: Callable[[str], None]) -> Ite
             raise UserError(f"{refusal(lock, reason)}.")
         for lock in found.ended:
             cast("Store", place).delete(lock.path)
-        yield Claim(place, _record_path(project, stack), found, say)
+        yield Claim(place, project, stack, found, say)
 
 
 @dataclass(frozen=True)
