@@ -134,7 +134,7 @@ class Life:
         for line in process.stdout or ():
             if served := re.search(r"http://\S+/", line):
                 with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
-                    assert "dead_letter_queue" in json.load(answer)
+                    assert "dead_letter_queue" in answer.read().decode()
                 process.send_signal(signal.SIGINT)
         assert process.wait() == 0
 
