@@ -1,6 +1,5 @@
 """The whole life of a deployment, with nothing but the permissions of the shipped policies."""
 
-import json
 import re
 import signal
 import subprocess
