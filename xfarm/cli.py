@@ -93,6 +93,20 @@ def _selection(command: _Command) -> _Command:
     return click.option("--only", metavar="PROJECT", shell_complete=_projects, help="Only this project.")(command)
 
 
+class Time(click.ParamType[datetime]):
+    """A time, as S3 and `xfarm audit --json` print it, in UTC if it has no time zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401 - as in the base class
+        """Return the time."""
+        try:
+            time = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"'{value}' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z.", param, ctx)
+        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def _notify(message: str) -> None:
     """Print a message that is not part of the command's output."""
     click.echo(message, err=True)
@@ -205,7 +219,7 @@ def new_stack(name: str) -> None:
 def _number(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Return the value of an option, which `click.FloatRange` accepts even if it is "nan"."""
     if value is not None and math.isnan(value):
-        raise click.BadParameter("'nan' is not a number of seconds.", param=parameter)
+        raise click.BadParameter("'nan' is not a number.", param=parameter)
     return value
 
 
@@ -303,13 +317,18 @@ def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
 @_stack
 @click.argument("prefix", default="")
 @click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
-@click.option("--since", type=click.DateTime(), metavar="TIME", help="Only files written since then, in UTC.")
+@click.option("--since", type=Time(), metavar="TIME", help="Only files written since then, in UTC.")
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Only the keys in this file, a line each."
 )
 @click.option("--after", metavar="KEY", help="Go on after this key, where an interrupted command ended.")
 @click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=10, show_default=True, help="Files a second at most."
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
+    default=10,
+    show_default=True,
+    help="Files a second at most.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the files, and change nothing.")
 def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # noqa: ANN401 - passed on
@@ -318,7 +337,7 @@ def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # no
 
     if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
         raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
-    operation(_deployed(stack), _console(), since=since and since.replace(tzinfo=UTC), **options)
+    operation(_deployed(stack), _console(), since=since, **options)
 
 
 @xfarm.command()

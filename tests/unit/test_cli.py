@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,21 @@ def test_the_shell_commands_of_env_set_the_environment() -> None:
     shell = {name: value for name, _, value in entries}
     assert shell.items() - after.items() <= {(name, shell.get(name)) for name in ("PWD", "SHLVL", "_")}
     assert after.items() <= shell.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-26", datetime(2026, 11, 26, tzinfo=UTC)),
+        ("2026-11-26T08:30:00Z", datetime(2026, 11, 26, 8, 30, tzinfo=UTC)),
+        ("2026-11-26T08:30:00.5+01:00", datetime(2026, 11, 26, 7, 30, 0, 500_000, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_read_as_s3_writes_it(text: str, time: datetime) -> None:
+    assert cli.Time().convert(text, None, None) == time
+
+
+def test_what_is_not_a_time_is_refused() -> None:
+    result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", "--since", "yesterday"])
+    assert result.exit_code == 2
+    assert "'yesterday' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z." in result.output

@@ -137,3 +137,24 @@ def test_a_project_without_settings_to_copy_is_named(checkout: Path) -> None:
         new_stack.create("prod", print)
     assert targets.known_stacks() == ["local"]
     assert not list(checkout.rglob("Pulumi.prod.yaml"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "config: {}\n",
+        "config: null\n",
+        "config: {storage:inputPrefix: drop/}\n",
+        "config:\n    storage:inputPrefix: drop/\n",
+        'config:\n  "storage:bucketName": ours\n',
+    ],
+)
+def test_settings_that_cannot_be_copied_with_another_bucket_are_refused_before_anything_is_written(
+    checkout: Path, config: str
+) -> None:
+    (checkout / "stacks/storage/Pulumi.dev.yaml").write_text(config, encoding="utf-8")
+    before = choices(checkout)
+    with pytest.raises(UserError, match="can't be copied with another bucket name"):
+        new_stack.create("prod", print)
+    assert choices(checkout) == before
+    assert "prod" not in targets.known_stacks()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from pulumi.automation import CommandError, CommandResult, ConcurrentUpdateError
@@ -116,6 +117,19 @@ LOCKED = """
  stderr: error: the stack is currently locked by 1 lock(s). Either wait for the other process(es) to end or delete
   s3://state/.pulumi/locks/organization/messaging/dev/12.json?region=x: created by anna@host (pid 7) at 2026-11-24
 """
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_destruction_that_left_resources_after_ctrl_c_is_not_done(
+    cli: Cli,
+    interrupted: bool,  # noqa: FBT001 - a test parameter
+) -> None:
+    cli.states(DEPLOYED)
+    stopping = Event()
+    engine = Engine("dev", lambda *_: None, print, stopping)
+    if interrupted:
+        stopping.set()
+    assert engine.run("storage", "destroy").outcome == ("stopped" if interrupted else "done")
 
 
 def test_the_message_about_a_lock_says_how_to_release_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -72,7 +73,7 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
     """
     prefix = audit.require_input(pipeline, prefix)
     if source:
-        keys = _listed(pipeline, source)
+        keys = _listed(pipeline, source, prefix)
     elif missing:
         keys = sorted(found.key for found in audit.findings(pipeline, prefix) if found.state == "lost")
     else:
@@ -82,28 +83,30 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
         number = 0
         for number, key in enumerate(keys, 1):  # noqa: B007 - counts them
             console.print(printable(key), markup=False, highlight=False)
-        console.print(f"{number:,} files would be processed again.", highlight=False)
+        console.print(f"To process again: {number:,}.", highlight=False)
         return
-    _send(pipeline, keys, console, rate)
+    _send(pipeline, keys, console, rate, resumable=not missing)
 
 
-def _listed(pipeline: Pipeline, source: Path) -> Iterator[str]:
-    """Yield the keys in a file: one in each line, or those that an audit found.
+def _listed(pipeline: Pipeline, source: Path, prefix: str) -> Iterator[str]:
+    """Yield the keys with a prefix in a file: one in each line, or those that an audit found.
 
     Raises:
         UserError: The file can't be read, or a key is not in the input folder.
     """
     try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{source}' can't be read as UTF-8 text: {error}.") from error
+        text = source.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"'{source}' can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{source}' is not UTF-8 text.") from error
     try:
-        keys = [each["key"] for each in json.loads(text)["without_result"]]
+        keys = [str(each["key"]) for each in json.loads(text)["without_result"]]
     except (ValueError, LookupError, TypeError):
-        keys = [line for line in text.splitlines() if line]
-    for key in keys:
-        audit.require_input(pipeline, key)
-        yield key
+        keys = [line.removesuffix("\r") for line in text.split("\n")]
+    for key in dict.fromkeys(filter(None, keys)):
+        if audit.require_input(pipeline, key).startswith(prefix):
+            yield key
 
 
 def _written(pipeline: Pipeline, prefix: str, since: datetime | None) -> Iterator[str]:
@@ -124,7 +127,7 @@ def _after(keys: Iterable[str], after: str | None) -> Iterator[str]:
     yield from remaining
 
 
-def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float) -> None:
+def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float, *, resumable: bool) -> None:
     s3, sqs = audit.client(), boto3.client("sqs")
     progress = Progress(
         TextColumn("{task.completed:,} sent, {task.fields[state]}"),
@@ -136,8 +139,10 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     try:
         with progress:
             task = progress.add_task("", total=None, state="")
-            for batch in audit.chunks(keys, BATCH):
-                began = time.monotonic()
+            due = 0.0
+            for batch in audit.chunks(keys, max(1, min(BATCH, int(rate)))):
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = time.monotonic() + len(batch) / rate
                 while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
                     progress.update(task, state="waiting for the queue")
                     time.sleep(1)  # SQS has nothing to wait for
@@ -145,12 +150,11 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 _send_batch(sqs, pipeline, messages)
                 sent, gone, last = sent + len(messages), gone + len(batch) - len(messages), batch[-1]
                 progress.update(task, completed=sent, state=f"at most {rate:g} a second")
-                time.sleep(max(0.0, len(batch) / rate - (time.monotonic() - began)))
     except KeyboardInterrupt:
-        where = f": to go on, run the same command with --after '{printable(last)}'" if last else ""
-        raise UserError(f"interrupted after {sent:,} files{where}.") from None
-    deleted = f" {gone:,} were deleted meanwhile." if gone else ""
-    console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{deleted}", highlight=False)
+        again = f" with --after {printable(shlex.quote(last))}" if last and resumable else ""
+        raise UserError(f"interrupted, {sent:,} sent: to go on, run the same command{again}.") from None
+    absent = f" Not found: {gone:,}." if gone else ""
+    console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)
 
 
 def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:

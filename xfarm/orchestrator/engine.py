@@ -216,7 +216,15 @@ class Engine:
         if self._states[project] is None:
             return Report(project, "absent")
         drift = operation == "drift"
-        return _report(project, act, lambda event: self._on_event(project, event), refreshing=drift)
+        report = _report(project, act, lambda event: self._on_event(project, event), refreshing=drift)
+        # Pulumi reports a destruction that Ctrl-C ended early as done.
+        if operation == "destroy" and report.outcome == "done" and self._stopping.is_set() and self._remains(project):
+            report.outcome = "stopped"
+        return report
+
+    def _remains(self, project: str) -> bool:
+        state = _ask(self._command, ("stack", "export", "--stack", self._stack), project)
+        return any(not resource["type"].startswith("pulumi:") for resource in scratch.resources(state))
 
     def redirect(self, on_event: OnStackEvent, notify: Callable[[str], None]) -> None:
         """Replace the callbacks for events and messages."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from shared import names
 from xfarm.errors import UserError
 from xfarm.orchestrator.graph import dependencies, order
@@ -38,11 +40,12 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
     for model in models.values():
         if not model.exists():
             raise UserError(f"{model.relative_to(ROOT)} is missing, and the settings of '{stack}' are copied from it.")
+    texts = {path: model.read_text(encoding="utf-8") for path, model in models.items()}
+    texts = {path: _with_bucket(text, stack) if missing[path] == "storage" else text for path, text in texts.items()}
     # First, because the stack exists once all of its settings files do.
     _add_choice(stack, notify)
-    for path, model in models.items():
-        text = model.read_text(encoding="utf-8")
-        _write(path, _with_bucket(text, stack) if missing[path] == "storage" else text)
+    for path, text in texts.items():
+        _write(path, text)
         notify(f"Wrote {path.relative_to(ROOT)}.")
     notify(
         f"Next: check the settings in these files, the name of the bucket for example, and commit them. Then run "
@@ -52,12 +55,26 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
 
 def _with_bucket(settings: str, stack: str) -> str:
     """Return the settings of the storage project with another name for the bucket; bucket names are globally unique."""
-    line = f"storage:bucketName: xfarm-bucket-{stack}-{secrets.token_hex(4)}"
+    name = f"xfarm-bucket-{stack}-{secrets.token_hex(4)}"
+    line = f"storage:bucketName: {name}"
     if _BUCKET.search(settings):
-        return _BUCKET.sub(rf"\g<1>{line}", settings)
-    if re.search(r"^config:\s*$", settings, re.MULTILINE):
-        return re.sub(r"^config:\s*$", f"config:\n  {line}", settings, count=1, flags=re.MULTILINE)
-    return f"{settings.rstrip()}\nconfig:\n  {line}\n"
+        text = _BUCKET.sub(rf"\g<1>{line}", settings)
+    elif re.search(r"^config:\s*$", settings, re.MULTILINE):
+        text = re.sub(r"^config:\s*$", f"config:\n  {line}", settings, count=1, flags=re.MULTILINE)
+    else:
+        text = f"{settings.rstrip()}\nconfig:\n  {line}\n"
+    wanted = yaml.safe_load(settings) or {}
+    wanted["config"] = (wanted.get("config") or {}) | {"storage:bucketName": name}
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if found != wanted or len(re.findall(r"^config:", text, re.MULTILINE)) != 1:
+        raise UserError(
+            "stacks/storage/Pulumi.dev.yaml is written in a way that can't be copied with another bucket name: write "
+            "'config:' in a line of its own, and below it, indented by two spaces, 'storage:bucketName: NAME'."
+        )
+    return text
 
 
 def _add_choice(stack: str, notify: Callable[[str], None]) -> None:

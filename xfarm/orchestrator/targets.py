@@ -96,9 +96,10 @@ def check(stack: str, notify: Callable[[str], None]) -> int:
     """Print whether anything would stop a deployment of a stack, and return the exit code: 1 if something would.
 
     Raises:
-        UserError: There is no such stack, or AWS refuses.
+        UserError: There is no such stack, its settings are wrong, or AWS refuses.
     """
     require_known(stack)
+    settings.check(stack)
     if stack == LOCAL:
         notify("'local' needs no permissions, so there is nothing to check.")
         return 0

@@ -116,14 +116,18 @@ def test_keys_come_from_a_file_and_an_interrupted_command_goes_on_after_one(driv
     listed.write_text("".join(f"{prefix}{name}\n" for name in "cab"), encoding="utf-8")
     text = io.StringIO()
     reprocess(driver.pipeline, Console(file=text, width=500), source=listed, after=f"{prefix}c", dry_run=True)
-    assert text.getvalue().splitlines() == [f"{prefix}a", f"{prefix}b", "2 files would be processed again."]
+    assert text.getvalue().splitlines() == [f"{prefix}a", f"{prefix}b", "To process again: 2."]
+    listed.write_bytes(f"\ufeff{prefix}c\u2028\r\n{prefix}sub/a\n{prefix}sub/a\n".encode())
+    text = io.StringIO()
+    reprocess(driver.pipeline, Console(file=text, width=500), source=listed, prefix=f"{prefix}sub/", dry_run=True)
+    assert text.getvalue().splitlines() == [f"{prefix}sub/a", "To process again: 1."]
     with pytest.raises(UserError, match="is not one of the selected files"):
         reprocess(driver.pipeline, Console(file=text), source=listed, after=f"{prefix}d")
 
 
-def test_a_file_deleted_meanwhile_is_counted_and_not_sent(driver: Driver, tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_counted_and_not_sent(driver: Driver, tmp_path: Path) -> None:
     listed = tmp_path / "keys"
     listed.write_text(f"{driver.pipeline.input_prefix}gone\n", encoding="utf-8")
     text = io.StringIO()
     reprocess(driver.pipeline, Console(file=text, width=500), source=listed)
-    assert text.getvalue() == f"0 sent to {driver.pipeline.main_queue_name}. 1 were deleted meanwhile.\n"
+    assert text.getvalue() == f"0 sent to {driver.pipeline.main_queue_name}. Not found: 1.\n"
