@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -90,13 +89,13 @@ class Life:
         def hold(action: str) -> None:
             if action == "PUT /xfarm-bucket-01":
                 created.set()
-                killed.wait(60)
+                killed.wait(120)
 
         with serving(FaultyAws(self.checkout.port)) as proxy:
             proxy.delay = hold
             endpoint = f"http://127.0.0.1:{proxy.server_port}"
             process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes", AWS_ENDPOINT_URL=endpoint)
-            assert created.wait(60)
+            assert created.wait(120)
             stress.kill(process)
             killed.set()
         s3, states = self.checkout.client("s3"), f"xfarm-pipeline-state-{roles.ACCOUNT}-{REGION}"
@@ -131,12 +130,12 @@ class Life:
     def watch(self) -> None:
         """Serve the page as the operating role, and load what it shows once."""
         process = self.start("operate", "watch", "dev")
-        for line in process.stdout or ():
-            if served := re.search(r"http://\S+/", line):
-                with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
-                    assert "dead_letter_queue" in json.load(answer)
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        try:
+            served = next(found for line in process.stdout or () if (found := re.search(r"http://127\S+/", line)))
+            with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
+                assert json.load(answer)["inputs"]["objects"] == len(list((self.checkout.root / "examples").iterdir()))
+        finally:
+            stress.kill(process)
 
 
 @pytest.fixture(scope="module")

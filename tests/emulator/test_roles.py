@@ -148,5 +148,4 @@ def test_the_operating_role_changes_nothing_that_is_deployed(operate: Client) ->
 def test_the_user_may_only_assume_the_roles(account: roles.Account) -> None:
     done = account.checkout.run("bootstrap", "dev", **account.environment("deploy") | {"AWS_ASSUME_ROLE": ""})
     assert done.returncode == 1
-    assert "xfarm-pipeline-state" in done.stderr
-    assert "you have no permission for it" in done.stderr
+    assert f"User: arn:aws:iam::{roles.ACCOUNT}:user/{roles.USER} is not authorized to perform: s3:Cre" in done.stderr
