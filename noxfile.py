@@ -38,7 +38,8 @@ def command(name: str, text: str) -> None:
     """Make `nox -s NAME -- ARGUMENTS` do what `xfarm NAME ARGUMENTS` does."""
 
     def session(session: nox.Session) -> None:
-        run(session, "xfarm", name, *session.posargs)
+        with session.chdir(session.invoked_from):  # nox changes it, and file names may be relative
+            run(session, "xfarm", name, *session.posargs)
 
     session.__doc__ = text
     nox.session(name=name)(session)

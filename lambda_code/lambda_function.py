@@ -269,7 +269,7 @@ def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json,
             raise record  # noqa: TRY301 - it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
         level, outcome = "INFO", deadline.work(record, facts)
-    except Exception as error:  # noqa: BLE001 - no error may fail the other messages
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that `process` does may fail the other messages
         level, outcome, done = "ERROR", "failed", False
         facts |= {
             "error_type": type(error).__name__,
@@ -297,7 +297,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object]) -> str:
         "gone" if the object has been deleted; "stale" if a newer event's document is there already.
 
     Raises:
-        Exception: The work is not done and must be tried again.
+        Exception: The work is not done and must be tried again. So it is after a `SystemExit` of `process`.
     """
     if created.key.startswith(OUTPUT_PREFIX):
         return "own_result"
@@ -328,7 +328,7 @@ def _handle_object(created: ObjectCreated, facts: dict[str, object]) -> str:
         result = process(source, body.iter_chunks(CHUNK_BYTES))
     document = json.dumps({**asdict(source), **result}, indent=2).encode()
     for key in result_keys(created.key, INPUT_PREFIX, OUTPUT_PREFIX):
-        outcome = _store(key, document, created)
+        outcome = _store(key, document, created, source)
         if outcome != "taken":
             return outcome
     raise ContendedError("both keys that its result can have are taken by other files' results")
@@ -340,13 +340,13 @@ def _reason(error: ClientError) -> str | None:
     return next((words for code, part, words in REASONS if code == _code(error) and part in message), None)
 
 
-def _store(key: str, document: bytes, created: ObjectCreated) -> str:
+def _store(key: str, document: bytes, created: ObjectCreated, source: Source) -> str:
     """Write a document, unless there is one of a newer event, or of another file.
 
     This is safe with other invocations at the same time, as S3 compares and writes in one step (Amazon S3 User Guide,
-    "How to prevent object overwrites with conditional writes"). The sequencer, the bucket and the digest of the file's
-    key are also in the metadata, where a HEAD request returns them. A document without a digest was written by version
-    0.1.0 and is assumed to belong to the same file.
+    "How to prevent object overwrites with conditional writes"). The sequencer, the bucket, the digest of the file's
+    key, and the ETag and version that were read are also in the metadata, where a HEAD request returns them. A document
+    without a digest was written by version 0.1.0 and is assumed to belong to the same file.
 
     Sequencers order the events of a key in one bucket (Amazon S3 User Guide, "Event message structure"). So a document
     that was copied here from another bucket is older than any event.
@@ -355,6 +355,7 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
         key: The document's key.
         document: Its text.
         created: The event that the document is about.
+        source: The object that was read.
 
     Returns:
         "processed" if the document was written, "stale" if there is a newer one, "taken" if there is one of another
@@ -365,12 +366,19 @@ def _store(key: str, document: bytes, created: ObjectCreated) -> str:
         ContendedError: Other invocations wrote first, `STORE_ATTEMPTS` times.
     """
     digest = key_digest(created.key)
+    version = {"version-id": source.version_id} if source.version_id else {}
     put: PutObjectRequestTypeDef = {
         "Bucket": created.bucket,
         "Key": key,
         "Body": document,
         "ContentType": "application/json",
-        "Metadata": {"sequencer": created.sequencer, "bucket": created.bucket, "key-sha256": digest},
+        "Metadata": {
+            "sequencer": created.sequencer,
+            "bucket": created.bucket,
+            "key-sha256": digest,
+            "etag": source.etag,
+            **version,
+        },
     }
     attempt: PutObjectRequestTypeDef = {**put, "IfNoneMatch": "*"}
     for _ in range(STORE_ATTEMPTS):

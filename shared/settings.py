@@ -6,8 +6,41 @@ The type, default and description of a setting are in its project's `Pulumi.yaml
 
 import re
 from collections.abc import Collection
+from itertools import permutations
+from typing import Final
 
 import pulumi
+
+# fmt: off - one number a line would be 22 lines
+LOG_RETENTION_DAYS: Final = (
+    1,
+    3,
+    5,
+    7,
+    14,
+    30,
+    60,
+    90,
+    120,
+    150,
+    180,
+    365,
+    400,
+    545,
+    731,
+    1096,
+    1827,
+    2192,
+    2557,
+    2922,
+    3288,
+    3653,
+)
+# fmt: on
+RESERVED_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
+RESERVED_SUFFIXES: Final = ("-s3alias", "--ol-s3", "--x-s3", "--table-s3")
+LONGEST_PREFIX: Final = 900
+"""The longest prefix. A key has at most 1,024 bytes, and that of a result may end in 70 others than the file's name."""
 
 
 def whole_number(key: str, *, at_least: int, at_most: int) -> int:
@@ -65,8 +98,34 @@ def choice(key: str, choices: Collection[str]) -> str:
     return value
 
 
+def log_retention_days(key: str) -> int:
+    """Return the setting `key`, a number of days from "PutRetentionPolicy" (Amazon CloudWatch Logs API Reference).
+
+    Raises:
+        pulumi.RunError: CloudWatch Logs does not allow the number.
+    """
+    value = pulumi.Config().require_int(key)
+    if value not in LOG_RETENTION_DAYS:
+        raise _refusal(key, value, f"one of {', '.join(map(str, LOG_RETENTION_DAYS))}")
+    return value
+
+
+def email(key: str) -> str:
+    """Return the setting `key`, an e-mail address, or an empty string for none.
+
+    Raises:
+        pulumi.RunError: It is not an address.
+    """
+    value = pulumi.Config().require(key)
+    if value and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s.]+", value):
+        raise _refusal(key, value, "an e-mail address, such as 'ops@example.org'")
+    return value
+
+
 def bucket_name(key: str) -> str:
     """Return the setting `key`, a bucket name ("General purpose bucket naming rules", Amazon S3 User Guide).
+
+    Dots, which S3 advises against, are refused too.
 
     Raises:
         pulumi.RunError: S3 does not allow the name.
@@ -74,6 +133,9 @@ def bucket_name(key: str) -> str:
     value = pulumi.Config().require(key)
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", value):
         raise _refusal(key, value, "3 to 63 lower-case letters, digits and hyphens, no hyphen first or last")
+    if value.startswith(RESERVED_PREFIXES) or value.endswith(RESERVED_SUFFIXES):
+        reserved = f"begins with {', '.join(RESERVED_PREFIXES)} or ends with {', '.join(RESERVED_SUFFIXES)}"
+        raise _refusal(key, value, f"another name: AWS reserves each that {reserved}")
     return value
 
 
@@ -96,17 +158,28 @@ def kms_keys(key: str) -> list[str]:
 def folders(*keys: str) -> tuple[str, ...]:
     """Return the settings `keys`, key prefixes of which none is inside another.
 
-    If the output prefix were inside the input prefix, each result would be a new file, and so on without end.
+    If the output prefix were inside the input prefix, each result would be a new file, and so on without end. Only the
+    characters that S3 calls safe are allowed: the filter of a notification takes others only in an encoded form, and a
+    `*` not at all ("Configuring event notifications using object key name filtering", Amazon S3 User Guide).
 
     Raises:
-        pulumi.RunError: A prefix does not end in a slash, or is inside another one.
+        pulumi.RunError: A prefix is not a folder, or is inside another one.
     """
     values = tuple(pulumi.Config().require(key) for key in keys)
     for key, value in zip(keys, values, strict=True):
-        if not re.fullmatch(r"[^/].*/", value):
-            raise _refusal(key, value, "a folder such as 'inputs/', ending in a slash and not starting with one")
-        if any(value.startswith(other) for other in values if other is not value):
-            raise _refusal(key, value, "a folder that is not inside another one of this stack's")
+        if not re.fullmatch(r"([A-Za-z0-9!_.'()-]+/)+", value) or len(value) > LONGEST_PREFIX:
+            raise _refusal(
+                key,
+                value,
+                "a folder such as 'inputs/': letters, digits and !-_.'() between slashes, ending in a slash and not "
+                f"starting with one, at most {LONGEST_PREFIX} characters",
+            )
+    for (key, value), (other, outer) in permutations(zip(keys, values, strict=True), 2):
+        if value.startswith(outer):
+            where = "the same as" if value == outer else "inside"
+            raise _refusal(
+                key, value, f"a folder that is not {where} {pulumi.get_project()}:{other}, which is {outer!r}"
+            )
     return values
 
 

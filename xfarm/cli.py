@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from xfarm.orchestrator.engine import Operation
 
 LOCAL: Final = "local"
+CHANGING: Final = {"deploy", "destroy", "bootstrap", "send", "redrive"}
+"""The commands that change something in AWS."""
 SYSTEM: Final = os.name
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -30,12 +36,29 @@ class Program(click.Group):
         """Return the names of the commands."""
         return list(self.commands)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as in the base class
+        """Run the program, and report output that can't be written, even if the error comes at the end."""
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                if sys.stdout:  # it is None if it is closed
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE} or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where Python writes the rest when it ends
+            if error.errno != errno.EPIPE:  # as in `xfarm status | head`
+                UserError(f"the output can't be written: {error.strerror}.").show()
+            sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in the base class
         """Run a command, and turn errors of AWS and Ctrl-C into a `UserError`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise UserError("interrupted: what has started in AWS continues there.") from None
+            going_on = ": what has started in AWS continues there" if ctx.invoked_subcommand in CHANGING else ""
+            raise UserError(f"interrupted{going_on}.") from None
         except Exception as error:
             from xfarm.aws_errors import explain
 
@@ -153,6 +176,16 @@ def outputs(stack: str, *, as_json: bool) -> None:
 
 @xfarm.command()
 @_stack
+@_yes
+def unlock(stack: str, *, yes: bool) -> None:
+    """Release the locks that a killed deployment left."""
+    from xfarm.orchestrator.unlock import unlock as operation
+
+    operation(stack, yes=yes)
+
+
+@xfarm.command()
+@_stack
 def bootstrap(stack: str) -> None:
     """Create the bucket for Pulumi's state. Needed once for each AWS account and region."""
     from xfarm.orchestrator import targets
@@ -169,6 +202,13 @@ def new_stack(name: str) -> None:
     operation.create(name, _notify)
 
 
+def _number(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Return the value of an option, which `click.FloatRange` accepts even if it is "nan"."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is not a number of seconds.", param=parameter)
+    return value
+
+
 @xfarm.command()
 @_stack
 def check(stack: str) -> None:
@@ -183,6 +223,7 @@ def check(stack: str) -> None:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
+    callback=_number,
     metavar="SECONDS",
     help="How long to follow the files; by default, long enough for one retry.",
 )
@@ -192,7 +233,10 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
     from xfarm.operations.send import send as send_files
     from xfarm.orchestrator import targets
 
-    stack, *files = paths if paths[0] in targets.known_stacks() else (LOCAL, *paths)
+    known = targets.known_stacks()
+    stack, *files = paths if paths[0] in known else (LOCAL, *paths)
+    if paths[0] not in known and files[1:] and re.fullmatch(r"[\w-]+", paths[0]) and not os.path.lexists(paths[0]):
+        raise UserError(f"'{paths[0]}' is neither a stack (only {', '.join(known)}), nor a file or folder.")
     if not all(files) or not files:
         raise click.UsageError(f"name the files to send to '{stack}'; an empty name is not one.")
     send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
@@ -213,7 +257,9 @@ def status(stack: str, *, as_json: bool) -> None:
 
 @xfarm.command()
 @_stack
-@click.option("--port", type=click.IntRange(1, 65535), default=8347, show_default=True, help="The port of the page.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8347, help="The port of the page; by default, it is 8347."
+)
 def watch(stack: str, port: int) -> None:
     """Serve a live page of the pipeline. For `local`, you can drop files on it."""
     from xfarm.watch.server import run
@@ -241,6 +287,41 @@ def redrive(stack: str) -> None:
 
 
 @xfarm.command()
+@_stack
+@click.argument("prefix", default="")
+@click.option("--thorough", is_flag=True, help="Ask each result what it is a result of; by default, compare times.")
+@_json
+def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
+    """Show which files have no result, and why. The exit code is 1 if any is lost."""
+    from xfarm.operations import audit as operation
+
+    complete = operation.audit(_deployed(stack), prefix, _console(stderr=as_json), thorough=thorough, as_json=as_json)
+    sys.exit(0 if complete else 1)
+
+
+@xfarm.command()
+@_stack
+@click.argument("prefix", default="")
+@click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
+@click.option("--since", type=click.DateTime(), metavar="TIME", help="Only files written since then, in UTC.")
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Only the keys in this file, a line each."
+)
+@click.option("--after", metavar="KEY", help="Go on after this key, where an interrupted command ended.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=10, show_default=True, help="Files a second at most."
+)
+@click.option("--dry-run", is_flag=True, help="Show the files, and change nothing.")
+def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Process files again that are in the bucket."""
+    from xfarm.operations.reprocess import reprocess as operation
+
+    if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
+        raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
+    operation(_deployed(stack), _console(), since=since and since.replace(tzinfo=UTC), **options)
+
+
+@xfarm.command()
 def env() -> None:
     """Print shell commands that set the environment of `local`. Starts the emulator."""
     from xfarm.orchestrator import local_environment
@@ -265,11 +346,11 @@ def emulator(action: str) -> None:
     account = local_environment.emulator(ROOT)
     with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
-            account.start()
+            local_environment.start(account, _notify)
         if action == "stop":
             account.stop()
-        running = account.running()
-    _notify(f"The AWS emulator {f'runs at {account.endpoint}' if running else 'is not running'}.")
+        running = account.current()
+    _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)
 
 
@@ -287,7 +368,12 @@ def _deployed(stack: str) -> Pipeline:
     return deployed(stack, _exports(stack))
 
 
-def _console() -> Any:  # noqa: ANN401 - the type is imported below
+def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is imported below
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    from xfarm.orchestrator.commands import WIDTH
+
+    console = Console(soft_wrap=True, stderr=stderr)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console

@@ -16,6 +16,15 @@ from shared.tags import tags
 LAMBDA_CODE: Final = Path("../../lambda_code")
 
 settings.refuse("timeout", "timeoutSeconds", "consumerTimeoutSeconds", instead="messaging:consumerTimeoutSeconds")
+full_access = settings.choice("s3Access", ("full", "scoped")) == "full"
+kms_keys = settings.kms_keys("kmsKeyArns")
+log_retention_days = settings.log_retention_days("logRetentionDays")
+memory_size = settings.whole_number("memorySize", at_least=128, at_most=10240)
+# More than ten messages would require a batching window, which delays every file ("CreateEventSourceMapping").
+batch_size = settings.whole_number("batchSize", at_least=1, at_most=10)
+maximum_concurrency = settings.maximum("maximumConcurrency", at_least=2, at_most=1000)
+error_alarm_count = settings.whole_number("errorAlarmCount", at_least=1, at_most=1_000_000)
+throttle_alarm_count = settings.whole_number("throttleAlarmCount", at_least=1, at_most=1_000_000)
 
 storage = StorageOutputs.read()
 messaging = MessagingOutputs.read()
@@ -58,7 +67,7 @@ basic_execution = aws.iam.RolePolicyAttachment(
 )
 
 s3_access: pulumi.Resource
-if settings.choice("s3Access", ("full", "scoped")) == "full":
+if full_access:
     s3_access = aws.iam.RolePolicyAttachment(
         "role-s3-full-access",
         role=role.name,
@@ -84,7 +93,7 @@ else:
         ),
     )
 
-if kms_keys := settings.kms_keys("kmsKeyArns"):
+if kms_keys:
     aws.iam.RolePolicy(
         "role-decrypt",
         role=role.name,
@@ -116,7 +125,7 @@ consume_queue = aws.iam.RolePolicy(
 log_group = aws.cloudwatch.LogGroup(
     "log-group",
     name=f"/aws/lambda/{names.of_stack(names.FUNCTION)}",
-    retention_in_days=pulumi.Config().require_int("logRetentionDays"),
+    retention_in_days=log_retention_days,
     tags=tags(),
 )
 
@@ -133,7 +142,7 @@ function = aws.lambda_.Function(
             for source in sorted(LAMBDA_CODE.rglob("*.py"))
         }
     ),
-    memory_size=settings.whole_number("memorySize", at_least=128, at_most=10240),
+    memory_size=memory_size,
     timeout=messaging.consumer_timeout_seconds,
     environment={
         "variables": {
@@ -152,14 +161,12 @@ function = aws.lambda_.Function(
     ),
 )
 
-maximum_concurrency = settings.maximum("maximumConcurrency", at_least=2, at_most=1000)
 event_source_mapping = aws.lambda_.EventSourceMapping(
     "event-source-mapping",
     event_source_arn=messaging.main_queue_arn,
     function_name=function.name,
-    # A slow file uses up receives of the others in its batch (docs/batches.md). More than ten messages would require a
-    # batching window, which delays every file ("CreateEventSourceMapping").
-    batch_size=settings.whole_number("batchSize", at_least=1, at_most=10),
+    # A slow file uses up receives of the others in its batch (docs/batches.md).
+    batch_size=batch_size,
     # A throttled message uses up a receive when its visibility timeout has passed. With a maximum concurrency, Lambda
     # receives no more than it can process ("Configuring scaling behavior for SQS event source mappings").
     scaling_config=aws.lambda_.EventSourceMappingScalingConfigArgs(maximum_concurrency=maximum_concurrency)
@@ -177,7 +184,7 @@ alarm(
     metric="Errors",
     statistic="Sum",
     dimensions={"FunctionName": function.name},
-    threshold=settings.whole_number("errorAlarmCount", at_least=1, at_most=1_000_000),
+    threshold=error_alarm_count,
     topic_arn=messaging.alarm_topic_arn,
 )
 
@@ -188,7 +195,7 @@ alarm(
     metric="Throttles",
     statistic="Sum",
     dimensions={"FunctionName": function.name},
-    threshold=settings.whole_number("throttleAlarmCount", at_least=1, at_most=1_000_000),
+    threshold=throttle_alarm_count,
     topic_arn=messaging.alarm_topic_arn,
 )
 

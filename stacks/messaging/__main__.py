@@ -17,13 +17,21 @@ RETENTION_S: Final = 4 * DAY_S
 # dead-letter queue ("Setting-up dead-letter queue retention in Amazon SQS").
 DEAD_LETTER_RETENTION_S: Final = 14 * DAY_S
 
-storage = StorageOutputs.read()
-
 # 900 s is the longest that a Lambda function may run ("Lambda quotas").
 consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, at_most=900)
 # AWS advises five or more, so that throttling alone moves no message ("Creating and configuring an Amazon SQS event
 # source mapping"). SQS allows 1,000.
 max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
+email = settings.email("alarmEmail")
+dead_letter_alarm_count = settings.whole_number("deadLetterAlarmCount", at_least=1, at_most=120_000)
+# In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), but the
+# retention from the upload, up to `RETENTION_S` earlier. The maximum leaves a day to act.
+dead_letter_age_alarm_s = settings.whole_number(
+    "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION_S - RETENTION_S - DAY_S
+)
+oldest_message_alarm_s = settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION_S)
+
+storage = StorageOutputs.read()
 
 # The policies are resources of their own, so that both queues are created at the same time: the provider waits 25 s for
 # each new queue, and for each policy created or deleted. With `deleted_with`, deleting a policy takes no time.
@@ -105,7 +113,6 @@ aws.s3.BucketNotification(
 
 alarms = aws.sns.Topic("alarms", name=names.of_stack(names.ALARM_TOPIC), tags=tags())
 
-email = pulumi.Config().get("alarmEmail")
 if email:
     aws.sns.TopicSubscription("alarm-email", topic=alarms.arn, protocol="email", endpoint=email)
 
@@ -116,7 +123,7 @@ alarm(
     metric="ApproximateNumberOfMessagesVisible",
     statistic="Maximum",
     dimensions={"QueueName": dead_letter_queue.name},
-    threshold=settings.whole_number("deadLetterAlarmCount", at_least=1, at_most=120_000),
+    threshold=dead_letter_alarm_count,
     topic_arn=alarms.arn,
 )
 
@@ -127,11 +134,7 @@ alarm(
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": dead_letter_queue.name},
-    # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), but the
-    # retention from the upload, up to `RETENTION_S` earlier. The maximum leaves a day to act.
-    threshold=settings.whole_number(
-        "deadLetterAgeAlarmSeconds", at_least=1, at_most=DEAD_LETTER_RETENTION_S - RETENTION_S - DAY_S
-    ),
+    threshold=dead_letter_age_alarm_s,
     topic_arn=alarms.arn,
 )
 
@@ -142,7 +145,7 @@ alarm(
     metric="ApproximateAgeOfOldestMessage",
     statistic="Maximum",
     dimensions={"QueueName": main_queue.name},
-    threshold=settings.whole_number("oldestMessageAlarmSeconds", at_least=1, at_most=RETENTION_S),
+    threshold=oldest_message_alarm_s,
     topic_arn=alarms.arn,
 )
 
@@ -152,6 +155,6 @@ MessagingOutputs(
     dead_letter_queue_arn=dead_letter_queue.arn,
     dead_letter_queue_url=dead_letter_queue.url,
     alarm_topic_arn=alarms.arn,
-    alarm_email=pulumi.Output.from_input(email or ""),
+    alarm_email=pulumi.Output.from_input(email),
     consumer_timeout_seconds=pulumi.Output.from_input(consumer_timeout),
 ).export()

@@ -8,11 +8,12 @@ from shared.json_document import json_document
 from shared.outputs import StorageOutputs
 from shared.tags import tags
 
+bucket_name = settings.bucket_name("bucketName")
 input_prefix, output_prefix = settings.folders("inputPrefix", "outputPrefix")
 
 bucket = aws.s3.Bucket(
     "bucket",
-    bucket=settings.bucket_name("bucketName"),
+    bucket=bucket_name,
     force_destroy=True,
     tags=tags(),
     # A new name means a new bucket: without this, renaming would delete every file.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout, free_port
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -31,6 +31,7 @@ NOT_RUN = {
     "docs/permissions.md: Check before you deploy": "tests/emulator/test_check.py runs it, with the roles of that page",
     "docs/deploying.md: Another bucket name": "tests/deployment/test_orchestrator_changes.py runs it",
     "docs/deploying.md: Another bucket name 2": "the same",
+    "docs/deploying.md: Interrupted deployments": "tests/emulator/test_orchestrator_locks.py runs it",
     "CONTRIBUTING.md: Dependencies": "asks the package index for the newest versions, so its result changes every day",
 }
 
@@ -39,6 +40,7 @@ EXPECTED = {
     "xfarm status local": "xFarmMainQueue",
     "xfarm dead-letters local": "xFarmDeadLetterSqs",
     "xfarm redrive local": "xFarmDeadLetterSqs",
+    "xfarm audit local": "0 are lost",
     "xfarm drift local": "no change",
     "xfarm new-stack prod": "Wrote stacks/storage/Pulumi.prod.yaml.",
     "xfarm preview dev": "Account 000000000000",
@@ -93,12 +95,16 @@ def test_the_commands_for_operating_and_the_demo(deployed: Checkout) -> None:
 
 
 def watch(checkout: Checkout, command: str) -> None:
-    """Run a command that serves until Ctrl-C, and press Ctrl-C as soon as it does."""
+    """Run a command that serves until Ctrl-C, at a free port, and press Ctrl-C as soon as it does."""
     # Child processes inherit an ignored signal, and pytest in the background ignores this one.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with subprocess.Popen(
-            command.split(), cwd=checkout.root, env=activated(checkout), stdout=subprocess.PIPE, text=True
+            [*command.split(), "--port", str(free_port())],
+            cwd=checkout.root,
+            env=activated(checkout),
+            stdout=subprocess.PIPE,
+            text=True,
         ) as serving:
             for line in serving.stdout or ():
                 if line.startswith("Serving"):

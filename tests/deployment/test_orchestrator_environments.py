@@ -27,7 +27,7 @@ def test_the_state_is_in_the_checkout_s_own_folder(checkout: Checkout) -> None:
     assert any(resource["type"] == "aws:s3/bucket:Bucket" for resource in checkout.resources("storage"))
 
 
-def test_a_dead_process_s_lock_in_such_a_folder_is_released(checkout: Checkout) -> None:
+def test_a_lock_in_such_a_folder_is_seen_and_released_by_hand(checkout: Checkout) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     lock = checkout.root / ".local/state/.pulumi/locks/organization/storage/local/1234.json"
@@ -39,9 +39,14 @@ def test_a_dead_process_s_lock_in_such_a_folder_is_released(checkout: Checkout) 
         "timestamp": "2026-11-24T12:00:00Z",
     }
     lock.write_text(json.dumps(owner), encoding="utf-8")
-    said = stress.finish(checkout, "deploy", "--only", "storage")
-    assert f"released the lock of process {process.pid}, which was killed" in said
+    refused = checkout.run("deploy", "--only", "storage")
+    assert refused.returncode == 1
+    assert f"locked by anna@{socket.gethostname()} (process {process.pid}) since 2026-11-24T12" in refused.stdout
+    assert "it is not known as a lock of xfarm on this machine" in refused.stdout
+    assert lock.exists()
+    assert "Unlocked: " in stress.finish(checkout, "unlock", "--yes")
     assert not lock.exists()
+    stress.finish(checkout, "deploy", "--only", "storage")
 
 
 @pytest.mark.parametrize("command", ["preview", "drift"])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,9 @@ from tests.support.faulty_aws import FaultyAws
 from tests.support.waiting import eventually
 
 pytest_plugins = ("tests.support.small_stacks",)
+
+PATIENCE_S = 300
+"""How long to wait for what happens in seconds on an idle machine."""
 
 FUNCTION = "POST /2015-03-31/functions"
 
@@ -40,20 +42,17 @@ def deployed(checkout: Checkout) -> bool:
 def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     small: Checkout, faulty: FaultyAws
 ) -> None:
-    asked = threading.Event()
-
-    def slowly(action: str) -> None:
-        if action == FUNCTION:
-            asked.set()
-            time.sleep(4)  # in which the others are done, another deployment is refused, and Ctrl-C is pressed
-
-    faulty.delay = slowly
-    process = stress.start(small, "deploy")
-    assert asked.wait(60)
+    process, released = deploy_until_the_function_is_made(small, faulty)
     other = small.run("deploy")
     # A terminal sends the signal to all of its foreground's process group.
     os.killpg(process.pid, signal.SIGINT)
-    said = process.communicate()[0]
+    said = ""
+    for line in process.stdout or ():
+        said += line
+        if "Stopping once" in line:
+            break
+    released.set()
+    said += process.communicate()[0]
 
     assert other.returncode == 1
     assert "the stack is locked by " in other.stdout
@@ -94,22 +93,23 @@ def test_what_was_created_but_not_noted_is_found_again_and_not_made_twice(
     def hold(action: str) -> None:
         if action in creations:
             held.add(action)
-            killed.wait(60)
+            killed.wait(PATIENCE_S)
 
     faulty.delay = hold
     process = stress.start(small, "deploy")
-    eventually(lambda: held == creations, seconds=60)
+    eventually(lambda: held == creations, seconds=PATIENCE_S)
     stress.kill(process)
     killed.set()
     faulty.reset()
     said = stress.finish(small, command)
-    assert "released the lock of process" in said
+    assert "alpha: released the lock of " in said
+    assert ", as its owner has ended." in said
     assert "Looking for what it did to" in said
     assert deployed(small) if command == "deploy" else not stress.left(small)
 
 
 def deploy_until_the_function_is_made(
-    checkout: Checkout, faulty: FaultyAws
+    checkout: Checkout, faulty: FaultyAws, *command: str
 ) -> tuple[subprocess.Popen[str], threading.Event]:
     """Start a deployment; return it once AWS has made the function, and what lets that be told."""
     asked, released = threading.Event(), threading.Event()
@@ -117,11 +117,11 @@ def deploy_until_the_function_is_made(
     def hold(action: str) -> None:
         if action == FUNCTION:
             asked.set()
-            released.wait(60)
+            released.wait(PATIENCE_S)
 
     faulty.delay = hold
-    process = stress.start(checkout, "deploy")
-    assert asked.wait(60)
+    process = stress.start(checkout, "deploy", under=command)
+    assert asked.wait(PATIENCE_S)
     return process, released
 
 
@@ -145,7 +145,7 @@ def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_
     process.communicate()
     assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
     released.set()
-    eventually(lambda: not stress.session(process.pid), seconds=60)
+    eventually(lambda: not stress.session(process.pid), seconds=PATIENCE_S)
     stress.finish(small, "deploy")
     assert deployed(small)
 
@@ -164,9 +164,30 @@ def test_the_lock_of_another_host_is_never_broken(small: Checkout) -> None:
     refused = small.run("deploy")
     assert refused.returncode == 1
     assert f"the stack is locked by anna@elsewhere (process {owner['pid']})" in refused.stdout
-    assert "pulumi cancel" in refused.stdout
+    assert "run 'xfarm unlock local'" in refused.stdout
     assert lock.exists()
-    lock.unlink()
+    assert small.run("unlock", "--yes").returncode == 0
+    assert not lock.exists()
+
+
+IN_ANOTHER_CONTAINER = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc")
+"""Runs a command where it has the host's name, but process IDs of its own ("unshare(1)")."""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*IN_ANOTHER_CONTAINER, "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs Linux's user namespaces",
+)
+def test_a_living_lock_is_kept_though_its_process_is_in_another_container(small: Checkout, faulty: FaultyAws) -> None:
+    process, released = deploy_until_the_function_is_made(small, faulty, *IN_ANOTHER_CONTAINER)
+    other = small.run("deploy")
+    released.set()
+    said = process.communicate()[0]
+    assert other.returncode == 1
+    assert "another xfarm command on this machine is still working on it" in other.stdout
+    assert "released" not in other.stdout
+    assert process.returncode == 0, said
+    assert deployed(small)
 
 
 @pytest.fixture(scope="module")

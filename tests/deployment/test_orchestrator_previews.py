@@ -54,11 +54,11 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
 
     def hold(_action: str) -> None:
         asked.set()
-        released.wait(60)
+        released.wait(300)
 
     faulty.delay = hold
     process = stress.start(deployed, "preview", "--refresh")
-    assert asked.wait(60)
+    assert asked.wait(300)
     os.killpg(process.pid, signal.SIGINT)
     released.set()
     output = process.communicate()[0]

@@ -89,13 +89,13 @@ class Life:
         def hold(action: str) -> None:
             if action == "PUT /xfarm-bucket-01":
                 created.set()
-                killed.wait(120)
+                killed.wait(300)
 
         with serving(FaultyAws(self.checkout.port)) as proxy:
             proxy.delay = hold
             endpoint = f"http://127.0.0.1:{proxy.server_port}"
             process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes", AWS_ENDPOINT_URL=endpoint)
-            assert created.wait(120)
+            assert created.wait(300)
             stress.kill(process)
             killed.set()
         s3, states = self.checkout.client("s3"), f"xfarm-pipeline-state-{roles.ACCOUNT}-{REGION}"

@@ -1,15 +1,22 @@
 """Starting and stopping the emulator, and what it keeps."""
 
 import os
+import shutil
+import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from botocore.handlers import set_list_objects_encoding_type_url
 
 from tests.support.checkout import free_port
+from tests.support.emulated_pipeline import create_pipeline, running
+from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
 
@@ -104,6 +111,49 @@ def test_it_starts_after_another_was_killed(emulator: Emulator) -> None:
     assert process(emulator) != os.getpid()
 
 
+def test_files_are_processed_when_it_starts_again_at_another_port(emulator: Emulator) -> None:
+    with running(emulator):
+        pipeline = create_pipeline(visibility_s=60)
+    with running(replace(emulator, port=free_port())):
+        s3, bucket = boto3.client("s3"), pipeline.bucket_name
+        s3.put_object(Bucket=bucket, Key="inputs/a.csv", Body=b"a\n1\n")
+        eventually(lambda: s3.list_objects_v2(Bucket=bucket, Prefix="outputs/")["KeyCount"])
+        assert boto3.client("sqs").create_queue(QueueName=pipeline.main_queue_name)["QueueUrl"] == (
+            pipeline.main_queue_url
+        )
+
+
+def test_it_is_found_at_the_port_that_it_was_started_with(emulator: Emulator) -> None:
+    asked_for = replace(emulator, port=free_port())
+    assert asked_for.current() is None
+    emulator.start()
+    assert asked_for.current() == emulator
+
+
+@pytest.mark.parametrize("deleted", ["", "lock"])
+def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emulator: Emulator, deleted: str) -> None:
+    emulator.start()
+    first, path = process(emulator), emulator.directory / deleted
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    emulator.start()
+    assert process(emulator) != first
+    assert emulator.running()
+
+
+def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:
+    emulator.start()
+    emulator.stop()
+    emulator.start()
+    os.kill(process(emulator), signal.SIGTERM)  # as when the machine shuts down
+    eventually(lambda: not emulator.running())
+    emulator.start()
+    assert not emulator.unsaved.exists()
+    os.kill(process(emulator), signal.SIGKILL)
+    eventually(lambda: not emulator.running())
+    emulator.start()
+    assert emulator.unsaved.exists()
+
+
 def test_the_end_of_its_log_is_shown_if_it_dies_at_once(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xfarm.emulator.server._PROGRAM", Path("/not/there.py"))
     with pytest.raises(UserError, match=r"ended at once.*\n.*/not/there\.py"):
@@ -123,3 +173,22 @@ def test_a_listing_of_versions_has_keys_that_xml_cannot_hold(emulator: Emulator,
         assert [each["Prefix"] for page in pages for each in page["CommonPrefixes"]] == ["a\x01"]
     else:
         assert {each["Key"] for page in pages for each in page["Versions"]} == set(keys)
+
+
+def test_a_listing_without_an_encoding_has_character_references(emulator: Emulator) -> None:
+    emulator.start()
+    s3 = client(emulator, "s3")
+    s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.meta.events.unregister("before-parameter-build.s3.ListObjects", set_list_objects_encoding_type_url)
+    s3.put_object(Bucket="bucket", Key="a\r\n\tb&#x1;", Body=b"")
+    assert [each["Key"] for each in s3.list_objects(Bucket="bucket")["Contents"]] == ["a\r\n\tb&#x1;"]
+
+
+def test_a_bucket_s_subresources_are_not_answered_with_a_listing(emulator: Emulator) -> None:
+    emulator.start()
+    s3 = client(emulator, "s3")
+    s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(Bucket="bucket", Key="a\x01", Body=b"")
+    assert s3.get_bucket_request_payment(Bucket="bucket")["Payer"] == "BucketOwner"
+    with pytest.raises(ClientError, match="NotImplemented"):
+        s3.list_bucket_metrics_configurations(Bucket="bucket")

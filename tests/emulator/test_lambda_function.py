@@ -276,6 +276,20 @@ def test_a_poison_message_does_not_fail_its_neighbours(account: Account) -> None
     assert account.outcomes() == ["processed", "failed", "processed"]
 
 
+def test_a_process_that_exits_fails_its_own_file_only(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    def process(source: Source, body: Iterable[bytes]) -> Result:
+        if source.key == "inputs/b":
+            sys.exit("no more files, please")
+        return as_shipped(source, body)
+
+    for name in "abc":
+        account.put(f"inputs/{name}", name.encode())
+    monkeypatch.setattr(lambda_function, "process", process)
+    assert run(*(message(account.record(f"inputs/{name}"), message_id=name) for name in "abc")) == ["b"]
+    errors = [None, "no more files, please", None]
+    assert [line.get("error") for line in account.logged()] == errors
+
+
 # Files that get no document
 
 

@@ -87,7 +87,7 @@ def test_a_resource_of_this_stack_is_refused_unless_its_creation_was_interrupted
     else:
         (sentence,) = sentences
         assert f"'{name}' exists already and belongs to the stack 'local' of the project 'compute', " in sentence
-        assert "whose state is kept elsewhere" in sentence
+        assert "if a deployment of it is running, wait for its end, else the state is kept elsewhere" in sentence
 
 
 @pytest.mark.usefixtures("account")

@@ -1,11 +1,7 @@
-"""Which locks are released, and how operations that were cut off are resolved."""
+"""How operations that were cut off are resolved."""
 
 import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -16,78 +12,6 @@ from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.graph import dependencies
-
-HOST = socket.gethostname()
-
-
-def dead() -> int:
-    """Return the ID of a process that has ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def conflict(*locks: tuple[str, str, int]) -> str:
-    """Return Pulumi's error about locks, each given by its URL, host and process ID."""
-    listed = "".join(
-        f"\n  {url}: created by anna@{host} (pid {pid}) at 2026-11-24T12:00:00Z" for url, host, pid in locks
-    )
-    return f"code: 255\nstderr: error: the stack is currently locked by {len(locks)} lock(s). Either wait{listed}\n"
-
-
-@pytest.fixture
-def lock(tmp_path: Path) -> Path:
-    file = tmp_path / "a folder" / "lock.json"
-    file.parent.mkdir()
-    file.write_text("{}", encoding="utf-8")
-    return file
-
-
-def test_the_lock_of_a_dead_process_of_this_host_is_released(lock: Path) -> None:
-    pid = dead()
-    assert recovery.release(conflict((lock.as_uri(), HOST, pid))) == [str(pid)]
-    assert not lock.exists()
-
-
-@pytest.mark.parametrize("owner", [(HOST, os.getpid()), (HOST, 1), ("elsewhere", dead())])
-def test_a_lock_is_kept_if_its_owner_may_be_alive(lock: Path, owner: tuple[str, int]) -> None:
-    assert recovery.release(conflict((lock.as_uri(), *owner))) == []
-    assert lock.exists()
-
-
-def test_no_lock_is_released_if_one_of_the_owners_is_alive(lock: Path) -> None:
-    text = conflict((lock.as_uri(), HOST, dead()), ("file:///elsewhere/lock.json", HOST, os.getpid()))
-    assert recovery.release(text) == []
-    assert lock.exists()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_a_zombie_counts_as_dead(lock: Path) -> None:
-    process = subprocess.Popen(["true"])
-    while "Z" not in Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]:
-        time.sleep(0.01)
-    assert recovery.release(conflict((lock.as_uri(), HOST, process.pid))) == [str(process.pid)]
-    process.wait()
-
-
-@pytest.mark.parametrize("text", ["", "error: [409] Conflict: Another update is currently in progress."])
-def test_a_conflict_without_a_lock_releases_nothing(text: str) -> None:
-    assert recovery.release(text) == []
-
-
-def test_a_lock_in_another_backend_is_kept() -> None:
-    assert recovery.release(conflict(("gs://bucket/.pulumi/locks/lock.json", HOST, dead()))) == []
-
-
-@pytest.mark.parametrize("name", ["100 % sure", "a#b", "why?", "%41", "ü"])
-def test_a_lock_in_a_folder_of_any_name_is_released(tmp_path: Path, name: str) -> None:
-    lock = tmp_path / name / "lock.json"
-    lock.parent.mkdir()
-    lock.touch()
-    pid = dead()
-    # The engine adds a parameter to the backend's URL.
-    assert recovery.release(conflict((f"{lock.as_uri()}?no_tmp_dir=true", HOST, pid))) == [str(pid)]
-    assert not lock.exists()
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +27,6 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyP
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         yield patch
     emulator.stop()
-
-
-@pytest.mark.usefixtures("account")
-def test_a_lock_in_a_bucket_is_kept_as_another_machine_may_have_the_same_name() -> None:
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
-    s3.put_object(Bucket="state", Key="locks/of the dead.json")
-    url = "s3://state/locks/of%20the%20dead.json?region=eu-west-1"
-    assert recovery.release(conflict((url, HOST, dead()))) == []
-    assert [item["Key"] for item in s3.list_objects_v2(Bucket="state")["Contents"]] == ["locks/of the dead.json"]
 
 
 def urn(kind: str, name: str) -> str:

@@ -12,7 +12,8 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 def xfarm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run an `xfarm` command, and return its output."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
+    left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
     no_files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     return subprocess.run(
         [sys.executable, "-m", "xfarm", *arguments],

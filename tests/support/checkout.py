@@ -73,8 +73,9 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment without the user's settings for AWS and Pulumi."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PULUMI_"))}
+        """The environment without the user's settings for AWS and Pulumi, and without CI's for its own steps."""
+        left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
 
     def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:

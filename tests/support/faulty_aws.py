@@ -167,7 +167,6 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             if name.lower() != "transfer-encoding":
                 connection.putheader(name, value)
-        connection.putheader("X-Forwarded-Proto", "https")  # the policies of the buckets refuse plain HTTP
         connection.endheaders(body)
         response = connection.getresponse()
         content = response.read()

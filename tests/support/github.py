@@ -1,4 +1,4 @@
-"""GitHub, as far as the workflows of this project need it: its API for comments and issues, and its runner."""
+"""GitHub, as far as the workflows of this project need it: its API for comments, issues and runs, and its runner."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PAGE = 100
 
 
 class GitHub(ThreadingHTTPServer):
-    """An API server with the issues and comments of one repository."""
+    """An API server with the issues, comments and runs of one repository."""
 
     daemon_threads = True
 
@@ -35,6 +35,8 @@ class GitHub(ThreadingHTTPServer):
         self.issues: dict[int, Json] = {}
         """Issues and pull requests by number; both have comments."""
         self.comments: dict[int, Json] = {}
+        self.runs: dict[str, str] = {}
+        """The status of each attempt of a run, by "ID/attempts/NUMBER"."""
         self.requests: list[str] = []
         self.refusal = 0
         """The status to refuse all requests with; 0 to answer them."""
@@ -50,10 +52,24 @@ class GitHub(ThreadingHTTPServer):
             "GITHUB_TOKEN": TOKEN,
         }
 
+    def runner(self, number: int, attempt: int = 1) -> dict[str, str]:
+        """Let a run begin, and return the environment of its steps on a runner of GitHub's."""
+        self.runs[f"{number}/attempts/{attempt}"] = "in_progress"
+        return self.environment | {
+            "GITHUB_ACTIONS": "true",
+            "GITHUB_RUN_ATTEMPT": str(attempt),
+            "GITHUB_RUN_ID": str(number),
+            "RUNNER_ENVIRONMENT": "github-hosted",
+        }
+
+    def end(self, number: int, attempt: int = 1) -> None:
+        """Let a run end."""
+        self.runs[f"{number}/attempts/{attempt}"] = "completed"
+
     def open(self, **values: object) -> int:
         """Open an issue or a pull request, and return its number."""
         number = len(self.issues) + 1
-        self.issues[number] = {"number": number, "state": "open", "user": {"login": BOT}} | values
+        self.issues[number] = {"number": number, "state": "open", "user": {"login": BOT}, "body": None} | values
         return number
 
     def comment(self, issue: int, body: str, login: str = BOT) -> Json:
@@ -68,6 +84,9 @@ class GitHub(ThreadingHTTPServer):
         self.requests.append(f"{method} {place}")
         if self.refusal:
             return self.refusal, {"message": "Resource not accessible by integration"}
+        if run := re.fullmatch(r"actions/runs/(.+)", place):  # "Get a workflow run attempt", GitHub's REST API
+            status = self.runs.get(run[1])
+            return (200, {"status": status}) if status else (404, {"message": "Not Found"})
         if method == "GET":
             found = [each for each in self.issues.values() if each["state"] == "open"]
             if comments := re.fullmatch(r"issues/(\d+)/comments", place):
@@ -90,8 +109,10 @@ class _Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request, if it comes with the job's token."""
         content = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        assert self.headers["Authorization"] == f"Bearer {TOKEN}"
-        status, document = self.server.answer(self.command, self.path, json.loads(content or b"{}"))
+        if self.headers["Authorization"] == f"Bearer {TOKEN}":
+            status, document = self.server.answer(self.command, self.path, json.loads(content or b"{}"))
+        else:
+            status, document = 401, {"message": "Bad credentials"}
         answer = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))

@@ -136,9 +136,9 @@ def check_all(checkout: Checkout, cases: Iterable[Case], *, changes_with_mays: i
         case.make(checkout)
         check(checkout, counts, case.name, *case.options)
     print(counts)
-    assert counts.mismatches == []
-    assert counts.changes_with_mays <= changes_with_mays
-    assert counts.steps >= counts.changes
+    assert not counts.mismatches, "\n".join(counts.mismatches)
+    assert counts.changes_with_mays <= changes_with_mays, counts
+    assert counts.steps >= counts.changes, counts
 
 
 PROJECTS: dict[str, list[str]] = {"alpha": [], "beta": ["alpha"], "gamma": ["alpha", "beta"], "delta": ["gamma"]}

@@ -33,10 +33,10 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def start(checkout: Checkout, *arguments: str) -> subprocess.Popen[str]:
-    """Start an `xfarm` command in its own session, so that signals for it reach no other process."""
+def start(checkout: Checkout, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start an `xfarm` command, under another one if given, in its own session: no other process gets its signals."""
     return subprocess.Popen(
-        [sys.executable, "-m", "xfarm", *arguments],
+        [*under, sys.executable, "-m", "xfarm", *arguments],
         cwd=checkout.root,
         env=checkout.environment,
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T | None], seconds: float = 120) -> T:
+def eventually(condition: Callable[[], T | None], seconds: float = 300) -> T:
     """Call `condition` until it returns something true, and return that.
 
     Raises:

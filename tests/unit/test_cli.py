@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from click.testing import CliRunner, Result
+from rich.console import Console
+from rich.table import Table
 
 from xfarm import cli
 from xfarm.errors import UserError
-from xfarm.operations import send
+from xfarm.operations import pipeline, send, status
 from xfarm.orchestrator import commands, targets
+from xfarm.paths import ROOT
 from xfarm.watch import server
 
 
@@ -74,6 +77,94 @@ def test_send_without_files_is_wrong_usage(sent: dict[str, Any]) -> None:
     assert "name the files to send to 'dev'" in result.stderr
 
 
+def test_a_name_that_is_neither_a_stack_nor_a_file_is_reported_as_both(sent: dict[str, Any]) -> None:
+    result = run("send", "prod", "examples")
+    assert (result.exit_code, sent) == (1, {})
+    assert result.stderr == "error: 'prod' is neither a stack (only dev, local), nor a file or folder.\n"
+
+
+@pytest.mark.parametrize("timeout", ["nan", "-1", "soon"])
+def test_a_timeout_that_is_not_a_number_of_seconds_is_wrong_usage(timeout: str, sent: dict[str, Any]) -> None:
+    assert (run("send", "FILE", "--timeout", timeout).exit_code, sent) == (2, {})
+
+
+def test_nox_runs_a_command_in_the_folder_that_it_was_called_in(tmp_path: Path) -> None:
+    nox = Path(sys.executable).with_name("nox")
+    done = subprocess.run(
+        [nox, "-f", ROOT / "noxfile.py", "-s", "send", "--", "docs", "a.csv"],  # the checkout has a folder docs
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "'docs' is neither a stack (only dev, local), nor a file or folder." in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["drift"]])
+def test_columns_cuts_nothing_but_what_is_shown_at_a_terminal(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(_stack: str, _states: object, _pipeline: object, console: Console, **_: object) -> None:
+        console.print(Table("x" * 200))
+
+    def summary(*_: object) -> Table:
+        return Table("x" * 200)
+
+    def no_outputs(_stack: str) -> dict[str, None]:
+        return {}
+
+    def nothing(*_: object, **__: object) -> None:
+        """Do nothing."""
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(cli, "_exports", no_outputs)
+    monkeypatch.setattr(pipeline, "deployed", nothing)
+    monkeypatch.setattr(status, "stack_states", nothing)
+    monkeypatch.setattr(status, "show", show)
+    monkeypatch.setattr(targets, "activate", nothing)
+    monkeypatch.setattr(commands, "_Session", Session)
+    monkeypatch.setattr(commands, "summary", summary)
+    assert "x" * 200 in run(*command).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "repairs"),
+    [
+        ("deploy", False),
+        ("deploy --refresh", True),
+        ("deploy --refresh --only storage", False),
+        ("deploy dev --refresh", False),
+        ("preview --refresh", False),
+        ("destroy", True),
+        ("drift", False),
+    ],
+)
+def test_only_a_refresh_or_a_destruction_of_all_stacks_repairs_what_the_emulator_lost(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, repairs: bool
+) -> None:
+    def nothing(*_: object, **__: object) -> None:
+        """Do nothing."""
+
+    unsaved = tmp_path / ".local" / "emulator" / "unsaved"
+    unsaved.parent.mkdir(parents=True)
+    unsaved.touch()
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    monkeypatch.setattr(targets, "activate", nothing)
+    monkeypatch.setattr(commands, "_Session", Session)
+    run(*command.split())
+    assert unsaved.exists() is not repairs
+
+
+class Session:
+    """A session in which nothing is done."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def run(self, _selected: object) -> list[object]:
+        return []
+
+
 DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"}}, "GetObject")
 
 
@@ -87,7 +178,6 @@ DENIED = ClientError({"Error": {"Code": "AccessDenied", "Message": "not for you"
             EndpointConnectionError(endpoint_url="http://x"),
             'error: Could not connect to the endpoint URL: "http://x".\n',
         ),
-        (KeyboardInterrupt(), "error: interrupted: what has started in AWS continues there.\n"),
     ],
 )
 @pytest.mark.parametrize("command", ["status", "redrive", "deploy", "watch"])
@@ -100,6 +190,23 @@ def test_an_error_that_the_user_can_fix_is_one_sentence(
     monkeypatch.setattr(targets, "activate", fail)
     result = run(command)
     assert (result.exit_code, result.stderr) == (1, message)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["deploy", "destroy", "bootstrap", "redrive", "preview", "drift", "outputs", "status", "watch", "dead-letters"],
+)
+def test_ctrl_c_stops_what_the_command_does_in_aws_only_if_it_does_something(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(targets, "activate", interrupt)
+    monkeypatch.setattr(targets, "bootstrap", interrupt)
+    changing = command in {"deploy", "destroy", "bootstrap", "redrive"}
+    message = "interrupted: what has started in AWS continues there." if changing else "interrupted."
+    assert run(command).stderr.splitlines()[-1] == f"error: {message}"
 
 
 def test_any_other_error_is_a_bug_and_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

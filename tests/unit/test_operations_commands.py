@@ -1,8 +1,11 @@
 """The operator's commands, without AWS."""
 
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +23,7 @@ from rich.console import Console
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, redrive, send, status
 from xfarm.operations.pipeline import Pipeline, deployed, printable
+from xfarm.paths import ROOT
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
     "storage": {"bucket_name": "bucket", "bucket_arn": "x", "input_prefix": "inputs/", "output_prefix": "outputs/"},
@@ -104,6 +108,54 @@ def test_two_files_with_the_same_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(UserError, match="would both be named 'a'"):
         send.find([tmp_path / "deep", tmp_path / "a"])
+
+
+def test_a_file_that_is_named_twice_is_sent_once(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert send.find([tmp_path / "a", tmp_path / "a", tmp_path]) == {"a": tmp_path / "a"}
+
+
+def test_a_name_that_is_too_long_is_refused_in_a_short_sentence() -> None:
+    with pytest.raises(UserError) as refusal:
+        send.find([Path("x" * 5000)])
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_file_that_is_deleted_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(folder: Path, **_: object) -> list[tuple[str, list[str], list[str]]]:
+        return [(str(folder), [], ["gone"])]
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(UserError, match=r"gone' can't be read: No such file or directory\."):
+        send.find([tmp_path])
+
+
+def test_a_folder_without_permissions_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(Path, "lstat", refuse)  # root may do anything
+    with pytest.raises(UserError, match=r"/a' can't be read: Permission denied\."):
+        send.find([tmp_path])
+
+
+def test_a_name_is_read_as_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "Łódź.txt").touch()
+    program = (
+        "import sys; from pathlib import Path; from xfarm.operations.send import find; "
+        "print(ascii(find([Path(sys.argv[1])])))"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=kept | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ascii("Łódź.txt") in done.stdout, done.stderr
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

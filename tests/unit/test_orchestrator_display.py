@@ -208,4 +208,5 @@ LOCKED = (
 def test_an_error_of_pulumi_becomes_a_sentence(stderr: str, wanted: str) -> None:
     message = explain(failure(stderr))
     assert wanted in message
-    assert ("pulumi cancel" in message) is ("locked" in stderr or "409" in stderr)
+    assert ("run 'xfarm unlock s'" in message) is ("locked" in stderr)
+    assert ("run 'pulumi cancel'" in message) is ("409" in stderr)

@@ -84,6 +84,33 @@ def test_it_is_the_same_when_prepared_twice(root: Path, monkeypatch: pytest.Monk
     assert environment.prepare(root, lambda _message: None) == first
 
 
+def test_the_port_of_the_running_emulator_is_shown_and_not_the_one_asked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def current(_emulator: Emulator) -> Emulator:
+        return Emulator(root, 4321)
+
+    monkeypatch.setattr(Emulator, "current", current)
+    result = CliRunner().invoke(cli.xfarm, ["emulator", "status"])
+    assert (result.exit_code, result.stderr) == (0, "The AWS emulator runs at http://127.0.0.1:4321.\n")
+
+
+def test_the_user_is_told_if_the_emulator_ended_without_saving_until_that_is_repaired(root: Path) -> None:
+    def told() -> bool:
+        messages: list[str] = []
+        environment.prepare(root, messages.append)
+        return any("run `xfarm deploy --refresh`" in message for message in messages)
+
+    assert not told()
+    unsaved = environment.emulator(root).unsaved
+    unsaved.parent.mkdir(parents=True)
+    unsaved.touch()
+    assert told()
+    assert told()
+    environment.forget_losses(root)
+    assert not told()
+
+
 @pytest.mark.parametrize("port", ["http", "0", "65536", "-1"])
 def test_an_invalid_port_is_refused(root: Path, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_PORT", port)

@@ -110,3 +110,11 @@ def test_the_session_reads_and_of_the_contents_of_buckets_only_the_state() -> No
         assert re.fullmatch(r"\w+:(Describe|Get|List)\w*\*\w*", action)
     assert not {"s3:Get*", "s3:GetObject", "s3:GetObject*"} & set(everything["Action"])
     assert state == {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:*:s3:::*/.pulumi/*"}
+
+
+def test_each_action_has_the_same_version_everywhere() -> None:
+    versions: dict[str, set[str]] = {}
+    for file in (READER, *WORKFLOWS.glob("*.yml")):
+        for action, version in re.findall(r"uses: ([\w/-]+)@(.+)", file.read_text(encoding="utf-8")):
+            versions.setdefault(action, set()).add(version)
+    assert {action: found for action, found in versions.items() if len(found) > 1} == {}

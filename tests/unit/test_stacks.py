@@ -5,9 +5,10 @@ import json
 
 import pulumi
 import pytest
+from pulumi.runtime.mocks import MockResourceArgs
 
 from tests.support import stack_program
-from tests.support.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM
+from tests.support.stack_program import ACCOUNT, MESSAGING, STORAGE, UPSTREAM, Answers, Properties
 from xfarm.orchestrator.graph import dependencies
 
 DAY_S = 24 * 60 * 60
@@ -270,8 +271,25 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
         ("storage", "bucketName", "Not_A_Bucket", "3 to 63 lower-case letters"),
         ("storage", "inputPrefix", "inputs", "ending in a slash"),
         ("storage", "inputPrefix", "/inputs/", "not starting with one"),
-        ("storage", "outputPrefix", "inputs/results/", "not inside another"),
-        ("storage", "inputPrefix", "outputs/new/", "not inside another"),
+        ("storage", "outputPrefix", "inputs/results/", "not inside storage:inputPrefix, which is 'inputs/'"),
+        ("storage", "inputPrefix", "outputs/new/", "not inside storage:outputPrefix, which is 'outputs/'"),
+        ("storage", "inputPrefix", "outputs/", "not the same as storage:outputPrefix"),
+        ("storage", "outputPrefix", "results", "ending in a slash"),
+        *(("storage", "bucketName", name, "AWS reserves") for name in ("xn--a", "sthree-a", "amzn-s3-demo-a")),
+        *(("storage", "bucketName", f"a{end}", "AWS reserves") for end in ("-s3alias", "--ol-s3", "--x-s3")),
+        ("storage", "bucketName", "a--table-s3", "AWS reserves"),
+        ("storage", "bucketName", "a.mrap", "3 to 63 lower-case letters"),
+        *(
+            ("storage", "inputPrefix", f"a{odd}b/", "between slashes")
+            for odd in ("//", "\x01", "\n", " ", "*", "ü", "${")
+        ),
+        ("storage", "inputPrefix", "inputs/\n", "between slashes"),
+        ("storage", "outputPrefix", "a" * 900 + "/", "at most 900 characters"),
+        ("messaging", "alarmEmail", "not an address", "an e-mail address, such as"),
+        ("messaging", "alarmEmail", "ops@example", "an e-mail address, such as"),
+        ("compute", "logRetentionDays", "15", "one of 1, 3, 5, 7, 14, 30"),
+        ("compute", "throttleAlarmCount", "0", "from 1 to 1000000"),
+        ("messaging", "oldestMessageAlarmSeconds", "0", "from 1 to 345600"),
         ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
         ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
         ("messaging", "deadLetterAgeAlarmSeconds", str(9 * DAY_S + 1), f"from 1 to {9 * DAY_S}"),
@@ -285,11 +303,19 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
         ("compute", "kmsKeyArns", f'["arn:aws:kms:eu-west-1:{ACCOUNT}:key/*"]', "the ARN of a KMS key"),
     ],
 )
-def test_a_setting_that_aws_would_refuse_is_refused_before_the_update(
+def test_a_setting_that_aws_would_refuse_is_refused_before_anything_is_declared(
     project: str, setting: str, value: str, wanted: str
 ) -> None:
+    declared: list[str] = []
+
+    class Recording(Answers):
+        def outputs(self, args: MockResourceArgs) -> Properties:
+            declared.append(args.name)
+            return super().outputs(args)
+
     with pytest.raises(pulumi.RunError) as refusal:
-        stack_program.run(project, {setting: value}, upstream=UPSTREAM)
+        stack_program.run(project, {setting: value}, upstream=UPSTREAM, answers=Recording())
+    assert declared == []
     assert f"{project}:{setting} is " in str(refusal.value)
     assert wanted in str(refusal.value)
     assert "Pulumi.dev.yaml" in str(refusal.value)

@@ -145,4 +145,7 @@ def test_the_confirmation_of_destroy_mentions_the_files(monkeypatch: pytest.Monk
 def test_an_endpoint_in_the_environment_is_reported(aws: Aws, pulumi_on_path: str) -> None:
     done = xfarm("deploy", "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **REGION_SETTING)
     assert f"AWS_ENDPOINT_URL is set: this goes to {aws.url}, not to AWS" in done.stderr
-    assert "Account 123456789012, region eu-west-1, as arn:aws:iam::123456789012:user/anna." in done.stderr
+    assert (
+        "Account 123456789012, region eu-west-1, Europe (Ireland), as arn:aws:iam::123456789012:user/anna."
+        in done.stderr
+    )

@@ -1,5 +1,6 @@
 """The GitHub workflows, by the linters of their trade, and their agreement with the README and CI."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,8 +47,31 @@ def test_a_deployment_needs_the_four_secrets_and_no_other() -> None:
 
 def test_no_run_in_progress_is_cancelled_and_there_is_one_for_each_stack() -> None:
     concurrency = workflow(DEPLOY)["concurrency"]
-    assert "inputs.stackName" in concurrency["group"]
     assert concurrency["cancel-in-progress"] is False
+    # GitHub keeps one waiting run in a group, so a preview, which changes nothing, has a group of its own.
+    assert concurrency["group"] == (
+        "deploy-${{ inputs.stackName }}${{ inputs.command == 'preview' && format('-{0}', github.run_id) || '' }}"
+    )
+
+
+def test_an_approval_is_optional_and_no_preview_needs_one() -> None:
+    (job,) = workflow(DEPLOY)["jobs"].values()
+    assert job["environment"] == "${{ inputs.command != 'preview' && vars.DEPLOY_ENVIRONMENT || '' }}"
+
+
+def test_each_command_of_a_deployment_gets_the_signals_of_a_cancelled_run() -> None:
+    (job,) = workflow(DEPLOY)["jobs"].values()
+    steps = {step["name"]: step for step in job["steps"] if "run" in step and step["name"] != "Install"}
+    for step in steps.values():
+        assert re.fullmatch(r'exec xfarm \w+ "\$STACK"( --yes)?', step["run"])
+    assert {name for name, step in steps.items() if "GITHUB_TOKEN" in step.get("env", {})} == {"Deploy", "Destroy"}
+    assert job["permissions"] == {"contents": "read", "id-token": "write", "actions": "read"}
+
+
+def test_a_preview_creates_no_state_bucket() -> None:
+    (job,) = workflow(DEPLOY)["jobs"].values()
+    (bootstrap,) = [step for step in job["steps"] if "bootstrap" in step.get("run", "")]
+    assert bootstrap["if"] == "inputs.command == 'run'"
 
 
 @pytest.mark.parametrize("path", [ROOT / ".ci" / "run", WORKFLOWS / "ci.yml"], ids=lambda path: path.name)

@@ -5,6 +5,8 @@
 - S3: ListObjectVersions ignores `encoding-type=url`, without which XML can't contain a control character. Terraform's
   provider, which empties a bucket with this listing, reads the `+` in a key as a space, deletes the wrong key, and
   repeats that endlessly.
+- S3: XML contains control characters as they are, so that no parser reads it, or reads a carriage return as a newline.
+- S3: GetBucketRequestPayment, and subresources that ministack doesn't have, are answered with a listing.
 - IAM: wildcards don't match a line break, which a key may contain. In AWS they match any character ("IAM JSON policy
   elements: Resource"). If IAM is enforced (`Emulator.enforces_iam`), some requests are checked for another action or
   resource than in AWS, or without the keys that conditions need, and nobody needs `iam:PassRole`. Simulations ignore
@@ -16,7 +18,10 @@
 - Lambda, roles: a function still works after its role was deleted and created again.
 - Lambda, event source mappings: a second one for the same queue and function is accepted.
 - SQS: the actions that redrive dead letters to their source queue are missing.
+- SQS: with another port than before, event source mappings and CreateQueue don't find the queues that exist.
 - SNS: e-mail subscriptions are confirmed without a confirmation.
+
+It ends when its folder, the working directory, is deleted, and records in the file `lock` that it has saved its data.
 
 Usage: python xfarm/emulator/patched_ministack.py
 """
@@ -25,14 +30,20 @@ Usage: python xfarm/emulator/patched_ministack.py
 
 import json
 import logging
+import os
 import re
+import signal
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partialmethod
 from http import HTTPStatus
 from itertools import count, takewhile
+from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 from xml.sax.saxutils import escape, unescape
 
@@ -67,6 +78,22 @@ def describe_alarms(
     )
 
 
+_xml_body = s3._xml_body
+
+_CHARACTERS: Final = {f"&#x{code:x};": chr(code) for code in range(0x20)}
+"""The references to control characters in XML, and these characters."""
+
+
+def xml_body(root: Any) -> bytes:  # noqa: ANN401 - ministack's elements
+    """Return an XML document in which control characters are character references.
+
+    S3 writes them like this (basho/riak_cs #1255). XML 1.0 allows no reference to most of them, so a parser still
+    refuses these.
+    """
+    references = str.maketrans({code: name for name, code in _CHARACTERS.items() if code not in "\t\n"})
+    return _xml_body(root).decode().translate(references).encode()
+
+
 _list_object_versions = s3._list_object_versions
 
 
@@ -78,11 +105,26 @@ def list_object_versions(bucket: str, query: dict[str, Any]) -> tuple[int, dict[
     # An XML parser would reject keys with characters that XML can't contain.
     encoded = re.sub(
         r"(?<=<)(Key|Prefix|Delimiter|KeyMarker|NextKeyMarker)>([^<]+)",
-        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2]))}",
+        lambda match: f"{match[1]}>{s3._url_encode(unescape(match[2], _CHARACTERS))}",
         body.decode(),
     )
     end = "</ListVersionsResult>"
     return status, headers, encoded.replace(end, f"<EncodingType>url</EncodingType>{end}").encode()
+
+
+_list_objects_v1 = s3._list_objects_v1
+
+_LISTING: Final = {"delimiter", "encoding-type", "marker", "max-keys", "prefix"}
+"""The parameters of ListObjects (Amazon S3 API Reference); others start with `x-`, in upper or lower case."""
+
+
+def list_objects_v1(bucket: str, query: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
+    """Answer ListObjects, or GetBucketRequestPayment, or refuse another subresource of a bucket."""
+    if "requestPayment" in query:
+        return s3._get_bucket_request_payment(bucket)
+    if unknown := [name for name in query if name not in _LISTING and not name.lower().startswith("x-")]:
+        return s3._error("NotImplemented", f"The emulator has no subresource '{unknown[0]}'.", 501, f"/{bucket}")
+    return _list_objects_v1(bucket, query)
 
 
 _fnmatch_compile = iam_evaluator._fnmatch_compile
@@ -92,6 +134,14 @@ def fnmatch_compile(pattern: str, ignore_case: bool) -> re.Pattern[str]:  # noqa
     """Return the regular expression for a policy's pattern, with wildcards that match any character."""
     compiled = _fnmatch_compile(pattern, ignore_case)
     return re.compile(compiled.pattern, compiled.flags | re.DOTALL)
+
+
+_queue_url = sqs._queue_url
+
+
+def queue_url(name: str) -> str:
+    """Return the URL of a queue: the one that it was created with, which contains the port of that time."""
+    return sqs._queue_name_to_url.get(name) or _queue_url(name)
 
 
 _caller: ContextVar[str] = ContextVar("_caller", default="")
@@ -458,6 +508,31 @@ def _subscriptions(params: dict[str, list[str]]) -> list[dict[str, Any]]:
     return list(topic.get("subscriptions", []))
 
 
+LOCK: Final = Path("lock")
+"""The file in the emulator's folder that `xfarm.emulator.server` holds a lock on."""
+
+_save_all = app.save_all
+_POLL_S: Final = 0.2
+
+
+def save_all(services: dict[str, Callable[[], Any]]) -> None:
+    """Save the state of all services, and record that."""
+    _save_all(services)
+    with LOCK.open("a") as lock:
+        lock.write(" saved")
+
+
+def end_with_folder(inode: int) -> None:
+    """End this process and the workers of Lambda functions when the file `lock` is no longer the one with `inode`.
+
+    After `git clean -fdx`, no command could find this process, and it would occupy its port.
+    """
+    with suppress(FileNotFoundError):
+        while LOCK.stat().st_ino == inode:
+            time.sleep(_POLL_S)
+    os.killpg(0, signal.SIGKILL)
+
+
 def to_xml(value: Any, name: str = "") -> str:  # noqa: ANN401 - any JSON
     """Return a value as in AWS's query protocol: a list as members, a time in ISO 8601, null omitted."""
     if isinstance(value, dict):
@@ -492,4 +567,9 @@ if __name__ == "__main__":
         setattr(lambda_svc, f"_{patch.__name__}", patch)
     for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
         setattr(sns, f"_{patch.__name__}", patch)
+    setattr(s3, "_xml_body", xml_body)  # noqa: B010 - as above
+    setattr(s3, "_list_objects_v1", list_objects_v1)  # noqa: B010 - as above
+    setattr(sqs, "_queue_url", queue_url)  # noqa: B010 - as above
+    setattr(app, "save_all", save_all)  # noqa: B010 - as above
+    Thread(target=end_with_folder, args=(LOCK.stat().st_ino,), daemon=True).start()
     app.main()

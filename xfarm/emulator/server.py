@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Self, TextIO
 from urllib.request import ProxyHandler, build_opener
 
 from xfarm.errors import UserError
@@ -25,6 +25,8 @@ _START_TIMEOUT_S: Final = 60
 """A start takes 1 to 3 s, and ten times as long on a very busy machine."""
 _STOP_TIMEOUT_S: Final = 30
 """The emulator saves its state when it stops, which takes less than a second."""
+_PORT_TIMEOUT_S: Final = 3
+"""An emulator whose folder was deleted ends within a fraction of a second, and frees its port."""
 _POLL_S: Final = 0.05
 _LOG_TAIL_CHARS: Final = 2000
 """How much of the log is shown if the emulator dies."""
@@ -56,6 +58,15 @@ class Emulator:
         with self._lock() as lock:
             return not _acquire(lock)
 
+    @property
+    def unsaved(self) -> Path:
+        """The file that `start` creates if the last emulator of this directory ended without saving its data."""
+        return self.directory / "unsaved"
+
+    def current(self) -> Self | None:
+        """Return the emulator of this directory with the port that it runs at, or None if it isn't running."""
+        return replace(self, port=self._recorded()[1] or self.port) if self.running() else None
+
     def start(self) -> None:
         """Start the emulator, if it isn't running, and wait until it responds. It outlives this process.
 
@@ -73,11 +84,17 @@ class Emulator:
                         f"set GATEWAY_PORT={running}, or stop it with `xfarm emulator stop`."
                     )
                 self._pause(deadline)
-            if _in_use(self.port):
-                raise UserError(
-                    f"port {self.port} is taken by another program, so the AWS emulator can't start: "
-                    f"stop that program, or set GATEWAY_PORT to a free port."
-                )
+            freed_by = time.monotonic() + _PORT_TIMEOUT_S
+            while _in_use(self.port):
+                if time.monotonic() > freed_by:
+                    raise UserError(
+                        f"port {self.port} is taken by another program, so the AWS emulator can't start: "
+                        f"stop that program, or set GATEWAY_PORT to a free port."
+                    )
+                time.sleep(_POLL_S)
+            last = (self.directory / "lock").read_text()
+            if last and not last.endswith("saved"):
+                self.unsaved.touch()
             self._spawn(lock)
         while not self._responds():
             if not self.running():
@@ -132,8 +149,8 @@ class Emulator:
 
     def _recorded(self) -> tuple[int, int]:
         """Return the id and port of the process that holds the lock; zeros until they are recorded."""
-        pid, _, port = (self.directory / "lock").read_text().partition(" ")
-        return int(pid or 0), int(port or 0)
+        pid, port, *_ = [*(self.directory / "lock").read_text().split(), 0, 0]
+        return int(pid), int(port)
 
     @staticmethod
     def _record(lock: TextIO, text: str) -> None:

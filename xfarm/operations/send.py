@@ -7,7 +7,7 @@ import mimetypes
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,9 @@ LONGEST_PAUSE_S: Final = 2.0
 
 THREADS: Final = 8
 """The number of files that are uploaded, or looked for, at the same time."""
+
+LONGEST_NAME: Final = 300
+"""The number of characters of a file's name that an error message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +88,17 @@ def _walk(folder: Path) -> list[Path]:
     """Return the files in a folder and in its folders.
 
     Raises:
-        UserError: Something in it can't be read, or is neither a file nor a folder: no file is passed over in silence.
+        OSError: Something in it can't be read.
+        UserError: Something in it is neither a file nor a folder: no file is passed over in silence.
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"'{error.filename}' can't be read: {error.strerror}.")
+        raise error
 
     found = []
     for parent, folders, names in os.walk(folder, onerror=refuse):
         for path in (Path(parent, name) for name in (*names, *folders)):
+            path.lstat()  # raises an error for a file that has just been deleted
             if path.is_file():
                 found.append(path)
             elif path.is_symlink() or not path.is_dir():
@@ -104,26 +109,45 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+@contextmanager
+def _os_errors_as_user_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(f"'{_shown(error.filename)}' can't be read: {error.strerror}.") from error
+
+
+def _shown(name: object) -> str:
+    text = printable(str(name))
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+
+
+@_os_errors_as_user_errors()
 def find(paths: Iterable[Path]) -> dict[str, Path]:
     """Return the files to send by their names in the bucket. A file in a folder is named by its path in that folder.
 
     Raises:
-        UserError: There is nothing to send, a name is not UTF-8, or two files have the same name.
+        UserError: There is nothing to send, something can't be read, a name is not UTF-8, or two files have the same
+            name.
     """
     files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            found = {file.relative_to(path).as_posix(): file for file in _walk(path)}
+            found = {file.relative_to(path): file for file in _walk(path)}
             if not found:
                 raise UserError(f"the folder '{path}' contains no files.")
         elif path.is_file():
-            found = {path.name: path}
+            found = {Path(path.name): path}
         else:
-            raise UserError(f"there is no file or folder '{path}'.")
-        for name, file in found.items():
-            if not _is_text(name):
-                raise UserError(f"{str(file)!r} has a name that is not UTF-8: rename it.")
-            if name in files:
+            raise UserError(f"there is no file or folder '{_shown(path)}'.")
+        for relative, file in found.items():
+            try:
+                name = os.fsencode(relative).decode()  # the locale's encoding may be another one
+            except UnicodeDecodeError:
+                raise UserError(f"{str(file)!r} has a name that is not UTF-8: rename it.") from None
+            if name in files and not file.samefile(files[name]):
                 raise UserError(
                     f"'{files[name]}' and '{file}' would both be named '{name}': send them one after the other."
                 )
@@ -131,6 +155,7 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
     return files
 
 
+@_os_errors_as_user_errors()
 def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list[Upload]:
     """Upload files, with a progress bar at a terminal.
 
@@ -159,8 +184,6 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
             task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
             running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
             return [each.result() for each in running]
-        except OSError as error:
-            raise UserError(f"'{error.filename}' can't be read: {error.strerror}.") from error
         finally:  # after an error or Ctrl-C, stop the other uploads
             stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -371,14 +394,6 @@ def _explain_waiting(pipeline: Pipeline, waiting: dict[str, Upload], console: Co
 def _line(console: Console, name: str, where: str, what: str = "") -> None:
     line = f"{name} -> {where}{f' ({what})' if what else ''}"
     console.print(printable(line), markup=False, highlight=False)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:

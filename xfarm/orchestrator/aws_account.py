@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import boto3
+import botocore.session
 from botocore import exceptions
 from botocore.credentials import AssumeRoleCredentialFetcher, ContainerProvider, CredentialResolver
 from botocore.session import Session
@@ -80,6 +81,16 @@ def identify(notify: Callable[[str], None]) -> Account:
             session = _served(environment, region)
         caller = session.client("sts").get_caller_identity()
     return Account(caller["Account"], region, caller["Arn"], session, environment)
+
+
+def region_in_words(region: str) -> str:
+    """Return the name of a region with its description: `eu-west-1, Europe (Ireland)`.
+
+    Where the name is a secret, as in a workflow, GitHub masks it, but not the description.
+    """
+    partitions = botocore.session.get_session().get_data("endpoints")["partitions"]
+    described = (known["regions"].get(region, {}).get("description") for known in partitions)
+    return ", ".join((region, *filter(None, described)))
 
 
 def require_pulumi(environment: dict[str, str]) -> None:

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 import click
@@ -17,9 +19,17 @@ from xfarm.errors import UserError
 from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
+from xfarm.orchestrator.pulumi_cli import stop_engines
+from xfarm.paths import ROOT
+
+WIDTH: Final = 10_000
+"""The width of output that isn't shown at a terminal, in characters: it is cut nowhere, whatever COLUMNS says."""
 
 DIFFERENT: Final = 3
 """The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
+
+_STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+"""The variable with the path of the file for a step's summary ("Workflow commands", GitHub Actions)."""
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -52,18 +62,26 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     Raises:
         UserError: The operation was not started.
     """
-    console = _Console(soft_wrap=True, stderr=as_json)
+    console = _Console(soft_wrap=True, stderr=as_json, record=_STEP_SUMMARY in os.environ)
+    if not console.is_terminal:
+        console.width = WIDTH
+    notices = Console(stderr=True, soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
     selected = _select(graph.dependencies(), only, first)
-    say = Console(stderr=True, soft_wrap=True, highlight=False).print
-    targets.activate(stack, say, engines=True, preview=operation == "preview")
-    reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
-    succeeded = all(report.outcome in {"done", "absent"} for report in reports)
-    if as_json:
-        print(json.dumps([asdict(report) for report in reports], indent=2))
-    else:
-        console.print(summary(reports, operation))
-        if operation == "destroy" and succeeded and not any(report.changes for report in reports):
-            console.print(f"Nothing to destroy: '{stack}' has no resources.")
+    with _step_summary(notices, console):
+        targets.activate(stack, notices.print, engines=True, preview=operation == "preview")
+        reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
+        succeeded = all(report.outcome in {"done", "absent"} for report in reports)
+        refreshed = operation == "destroy" or (operation == "deploy" and refresh)
+        if stack == targets.LOCAL and succeeded and refreshed and not (only or first):
+            from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
+
+            local_environment.forget_losses(ROOT)
+        if as_json:
+            print(json.dumps([asdict(report) for report in reports], indent=2))
+        else:
+            console.print(summary(reports, operation))
+            if operation == "destroy" and succeeded and not any(report.changes for report in reports):
+                console.print(f"Nothing to destroy: '{stack}' has no resources.")
     if not succeeded:
         return 1
     different = any(report.changed or report.outputs for report in reports)
@@ -77,6 +95,26 @@ class _Console(Console):
         """Print nothing more."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+@contextlib.contextmanager
+def _step_summary(*consoles: Console) -> Iterator[None]:
+    """Add what consoles have shown to the summary of the step, in a workflow of GitHub.
+
+    A pipe to `tee` would do so too, but then the signals of a cancelled run would not arrive.
+    """
+    failure = ""
+    try:
+        yield
+    except UserError as error:
+        failure = f"error: {error}\n"
+        raise
+    finally:
+        if path := os.environ.get(_STEP_SUMMARY):
+            text = "".join(console.export_text() for console in consoles) + failure
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(f"{fence}text\n{text}{fence}\n")
 
 
 class _Session:
@@ -337,18 +375,24 @@ def _confirm(operation: Operation, stack: str, console: Console, nothing: str = 
 
 @contextlib.contextmanager
 def _handling_interrupt(console: Console, interrupted: threading.Event) -> Iterator[None]:
-    """Handle Ctrl-C: start no more operations. The engines get the signal too, and finish those in progress."""
+    """Handle Ctrl-C, and SIGTERM alike: start no more operations, and let the engines finish those in progress.
+
+    GitHub sends both to the step's first process when a run is cancelled, 7.5 s apart, and kills all processes 2.5 s
+    later ("Workflow cancellation reference", GitHub Actions). The second makes the engines stop at once.
+    """
 
     def handle(_number: int, _frame: object) -> None:
         if not interrupted.is_set():
             console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
         interrupted.set()
+        stop_engines()
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_outputs(stack: str, *, as_json: bool) -> None:
@@ -362,8 +406,9 @@ def show_outputs(stack: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(exported, indent=2))
         return
-    console = Console(soft_wrap=True, highlight=False)
-    for project, values in exported.items():
-        console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
-        for name, value in (values or {}).items():
-            console.print(f"  {name} = {value}")
+    console = Console(soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
+    with _step_summary(console):
+        for project, values in exported.items():
+            console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
+            for name, value in (values or {}).items():
+                console.print(f"  {name} = {value}")

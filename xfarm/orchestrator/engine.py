@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,9 +30,11 @@ from pulumi.automation.errors import InvalidVersionError
 from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import changes, protection, recovery, refusals, scratch
+from xfarm.orchestrator import changes, locks, protection, recovery, refusals, scratch
 from xfarm.orchestrator.changes import CHANGES, Change, PropertyChange, Steps
 from xfarm.orchestrator.graph import dependencies, order
+from xfarm.orchestrator.locks import Claim
+from xfarm.orchestrator.pulumi_cli import PulumiCli
 from xfarm.orchestrator.scratch import Outputs
 from xfarm.paths import STACKS
 
@@ -151,9 +153,12 @@ class Engine:
 
         def create(project: str) -> None:
             try:
-                _Stack(self._stack, project, self._command).workspace.create_stack(self._stack)
+                with self._claiming(project) as claim:
+                    _Stack(self._stack, project, self._command.under(claim)).workspace.create_stack(self._stack)
             except CommandError as error:
                 raise UserError(f"{project}: {explain(error)}.") from error
+            except UserError as error:
+                raise UserError(f"{project}: {error}") from error
             self._states[project] = {}
 
         with ThreadPoolExecutor() as pool:
@@ -191,7 +196,7 @@ class Engine:
     def run(self, project: str, operation: Operation, *, refresh: bool = False) -> Report:
         """Deploy or destroy one stack, or compare it with AWS.
 
-        A lock and pending creations that a killed update of this host left behind are resolved first.
+        A lock and pending creations that a killed update left behind are resolved first.
 
         Args:
             project: The project's name, which is also its folder's.
@@ -200,8 +205,13 @@ class Engine:
         """
 
         def act(on_event: OnEvent) -> None:
-            stack = _Stack(self._stack, project, self._command)
-            self._unlocking(project, stack, lambda: self._act(project, stack, operation, on_event, refresh=refresh))
+            if operation == "drift":
+                _Stack(self._stack, project, self._command).preview_refresh(on_event=on_event)
+                return
+            with self._claiming(project) as claim:
+                if claim.released:
+                    self._states[project] = vars(_Stack(self._stack, project, self._command).export_stack())
+                self._update(project, claim, on_event, destroying=operation == "destroy", refresh=refresh)
 
         if self._states[project] is None:
             return Report(project, "absent")
@@ -265,7 +275,7 @@ class Engine:
 
         def recover(stack: Stack) -> bool:
             """Change the copy of the state as a deployment would first change the state."""
-            if self._recover_interrupted_update(project, stack, destroying=destroying) is None:
+            if self._recover_interrupted_update(project, stack, lambda _: None, destroying=destroying) is None:
                 return False
             preview.notes.append(
                 f"{project}: the last update was interrupted or still runs. The plan shows what remains to be done."
@@ -299,31 +309,26 @@ class Engine:
             preview.report.outputs = changes.outputs(now[project] or {}, preview.outputs)
         return preview
 
-    def _act(
-        self,
-        project: str,
-        stack: Stack,
-        operation: Operation,
-        on_event: OnEvent,
-        *,
-        refresh: bool,
-    ) -> None:
-        if operation == "drift":
-            stack.preview_refresh(on_event=on_event)
-            return
-        destroying = operation == "destroy"
-        if (names := self._recover_interrupted_update(project, stack, destroying=destroying)) is not None:
+    def _update(self, project: str, claim: Claim, on_event: OnEvent, *, destroying: bool, refresh: bool) -> None:
+        command = self._command.under(claim)
+        stack = _Stack(self._stack, project, command)
+
+        def record_lock(_event: EngineEvent) -> None:
+            claim.locked(project, self._stack)
+
+        if (names := self._recover_interrupted_update(project, stack, record_lock, destroying=destroying)) is not None:
             refresh = True
             what = ", ".join(names)
             self._notify(f"{project}: the last update was interrupted. Looking for what it did{what and ' to '}{what}.")
         if destroying:
-            stack = _Stack(self._stack, project, self._command, "--ignore-protect")
+            stack = _Stack(self._stack, project, command, "--ignore-protect")
         elif protection.unprotected(scratch.deployment(self._states[project])):
             with self._protecting(project, _errors_only(on_event)) as watch:
                 stack.preview(on_event=watch, refresh=refresh)
 
         def update(record: OnEvent, again: bool) -> None:  # noqa: FBT001
             def on_each(event: EngineEvent) -> None:
+                record_lock(event)
                 record(event)
                 on_event(event)
 
@@ -339,23 +344,27 @@ class Engine:
         """Refuse an update of a stack that would delete what holds files or messages."""
         return protection.refusing(scratch.deployment(self._states[project]), project, self._stack, on_event)
 
-    def _unlocking(self, project: str, stack: Stack, action: Callable[[], None]) -> None:
-        """Call `action`; if the stack's lock belongs to a dead process of this host, release it and call it again."""
-        try:
-            action()
-        except ConcurrentUpdateError as error:
-            if not (dead := recovery.release(str(error))):
-                raise
-            self._notify(f"{project}: released the lock of process {', '.join(dead)}, which was killed.")
-            self._states[project] = vars(stack.export_stack())
-            action()
+    @contextmanager
+    def _claiming(self, project: str) -> Iterator[Claim]:
+        """Claim a project's stack, and say which locks of dead owners were released.
 
-    def _recover_interrupted_update(self, project: str, stack: Stack, *, destroying: bool) -> list[str] | None:
+        Raises:
+            UserError: The stack is locked, and its owner runs, or may still run.
+        """
+        with locks.claim(os.environ.get("PULUMI_BACKEND_URL", ""), project, self._stack, self._notify) as claim:
+            for lock in claim.released:
+                self._notify(f"{project}: released the lock of {lock}, as its owner has ended.")
+            yield claim
+
+    def _recover_interrupted_update(
+        self, project: str, stack: Stack, on_event: OnEvent, *, destroying: bool
+    ) -> list[str] | None:
         """Resolve the pending operations of an interrupted update.
 
         Args:
             project: The stack's project.
             stack: The stack.
+            on_event: Called with each event of the refresh.
             destroying: Whether the stack is about to be destroyed, so that no resource may be forgotten.
 
         Returns:
@@ -364,7 +373,7 @@ class Engine:
         if not scratch.deployment(self._states[project]).get("pending_operations"):
             return None
         # It takes the stack's lock, so no other update is running. Only creations are pending afterwards.
-        stack.refresh()
+        stack.refresh(on_event=on_event)
         state = stack.export_stack()
         names = recovery.resolve_pending_creates(cast("dict[str, Any]", state.deployment), destroying=destroying)
         stack.import_stack(state)
@@ -436,14 +445,14 @@ def ask_each(*arguments: str) -> dict[str, Any]:
     return _ask_each(_command(), *arguments)
 
 
-def _command() -> PulumiCommand:
+def _command() -> PulumiCli:
     """Return the Pulumi CLI.
 
     Raises:
         UserError: It is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
     """
     try:
-        return PulumiCommand(version=VersionInfo(3, 256, 0))
+        return PulumiCli(version=VersionInfo(3, 256, 0))
     except InvalidVersionError as error:
         raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
 
@@ -468,15 +477,7 @@ def explain(error: CommandError) -> str:
     """Return why Pulumi failed, as one sentence."""
     text = str(error)
     if isinstance(error, ConcurrentUpdateError):
-        lock = recovery.LOCK.search(text)
-        holder = f" by {lock['user']}@{lock['host']} (process {lock['pid']}) since {lock['when']}" if lock else ""
-        place = re.search(r"/([^/]+)/([^/]+)/[^/]+\.json", lock["url"]) if lock else None
-        by_hand = f"'pulumi cancel {place[2]}' in stacks/{place[1]}" if place else "'pulumi cancel'"
-        return (
-            f"the stack is locked{holder}, and nothing was changed: wait for that update to end, "
-            f"or, where you are sure that it no longer runs on any machine, release the lock with {by_hand} "
-            "(see docs/deploying.md)"
-        )
+        return locks.conflict(text)
     if "incorrect passphrase" in text:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         name = next((name for name in names if os.environ.get(name)), names[0])

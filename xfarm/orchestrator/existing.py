@@ -101,7 +101,10 @@ def sentence(kind: str, name: str, found: Existing, ours: Owner) -> str:
             f"{belongs}, whose state is kept elsewhere, perhaps in {' or '.join(regions)}, where this account has a "
             f"state bucket: set AWS_REGION to that region, or create a stack of another name with 'xfarm new-stack'"
         )
-    return f"{belongs}, whose state is kept elsewhere: destroy that stack, or {remedy}"
+    return (
+        f"{belongs}, but is not in its state: if a deployment of it is running, wait for its end, else the state is "
+        f"kept elsewhere: destroy that stack, or {remedy}"
+    )
 
 
 def anything() -> bool:

@@ -54,6 +54,25 @@ def os_errors_as_user_errors(root: Path) -> Iterator[None]:
         raise UserError(f"{path} can't be used ({error.strerror}): {remedy}.") from error
 
 
+def start(account: Emulator, notify: Callable[[str], None]) -> None:
+    """Start the emulator, and notify the user if the stacks' state has resources that it may have lost.
+
+    Raises:
+        UserError: It doesn't start.
+    """
+    account.start()
+    if account.unsaved.exists():
+        notify(
+            "The AWS emulator ended before it saved what was deployed since its last start: "
+            "run `xfarm deploy --refresh`, which deploys again what is missing."
+        )
+
+
+def forget_losses(root: Path) -> None:
+    """No longer notify the user of what the emulator may have lost: the stacks were refreshed or destroyed."""
+    emulator(root).unsaved.unlink(missing_ok=True)
+
+
 def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = None) -> dict[str, str]:
     """Find the toolchain, start the emulator, and return the whole environment for `local`.
 
@@ -76,7 +95,7 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
             metadata.unlink(missing_ok=True)
         toolchain = resolve(root, notify)
         account = emulator(root)
-        account.start()
+        start(account, notify)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PREFIXES)}
     no_proxy = {
         name: ",".join(filter(None, (kept.get(name), _LOOPBACK)))

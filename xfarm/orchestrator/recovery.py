@@ -1,61 +1,15 @@
-"""Cleans up after a killed update: its lock, and resources whose creation may or may not have succeeded.
+"""Finds out after a killed update which resources it created: their creation may or may not have succeeded.
 
-Pulumi leaves both to the user ("Interrupted updates" in its documentation). Its commands don't help here:
-`pulumi cancel` also deletes the locks of running updates, and `pulumi refresh --import-pending-creates` of version
-3.259.0 drops the resource from the state instead of importing it, so it stays in the account for ever.
+Pulumi leaves that to the user ("Interrupted updates" in its documentation). Its command does not help here:
+`pulumi refresh --import-pending-creates` of version 3.259.0 drops the resource from the state instead of importing it,
+so it stays in the account for ever.
 """
 
-import os
-import re
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
-
-LOCK: Final = re.compile(r"(?P<url>\S+): created by (?P<user>.+)@(?P<host>\S+) \(pid (?P<pid>\d+)\) at (?P<when>\S+)")
-"""A self-managed backend's message about a lock (`checkForLock` in pulumi/pkg/backend/diy/lock.go)."""
 
 Inputs = dict[str, Any]
-
-
-def release(conflict: str) -> list[str]:
-    """Delete the locks that an error lists, if the owners of all of them are dead processes of this host.
-
-    If a single owner may be alive, here or on another host, no lock is deleted. Each lock's file has a unique name, so
-    a lock that somebody else takes in the meantime is safe. Only locks in a folder are deleted: several machines with
-    the same host name may share any other backend.
-
-    Args:
-        conflict: Pulumi's error message.
-
-    Returns:
-        The IDs of the dead processes, or an empty list if nothing was deleted.
-    """
-    locks = list(LOCK.finditer(conflict))
-    urls = [urlsplit(lock["url"]) for lock in locks]
-    dead = all(lock["host"] == socket.gethostname() and not _alive(int(lock["pid"])) for lock in locks)
-    if not dead or any(url.scheme != "file" for url in urls):
-        return []
-    for url in urls:
-        Path(unquote(url.path)).unlink(missing_ok=True)
-    return [lock["pid"] for lock in locks]
-
-
-def _alive(pid: int) -> bool:
-    """Return whether a process with this ID runs, be it another program that got the same ID later."""
-    if os.name != "posix":
-        return True  # can't be checked on Windows, where signal 0 is Ctrl-C
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # In a container without a reaper, a killed process whose parent died as well stays a zombie.
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")
 
 
 def resolve_pending_creates(deployment: dict[str, Any], *, destroying: bool) -> list[str]:

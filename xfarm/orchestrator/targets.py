@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from xfarm.errors import UserError
+from xfarm.orchestrator import settings
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
 
@@ -37,9 +38,11 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         preview: Whether it will only preview. Without a state bucket, an empty folder is used in its place.
 
     Raises:
-        UserError: There is no such stack, or something that it needs is missing.
+        UserError: There is no such stack, its settings are wrong, or something that it needs is missing.
     """
     require_known(stack)
+    if engines:
+        settings.check(stack)
     if stack == LOCAL:
         from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
 
@@ -48,7 +51,8 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         from xfarm.orchestrator import aws_account, state  # noqa: PLC0415 - not needed for `local`
 
         account = aws_account.identify(notify)
-        notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
+        region = aws_account.region_in_words(account.region)
+        notify(f"Account {account.number}, region {region}, as {account.identity}.")
         environment = account.environment
         aws_account.require_pulumi(environment)
         if preview and not state.has_states(account):

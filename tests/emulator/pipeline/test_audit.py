@@ -1,0 +1,129 @@
+"""What the audit finds lost is processed again, and nothing else."""
+
+import io
+import json
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import Mock
+
+import boto3
+import pytest
+from rich.console import Console
+
+from tests.support.driver import EMPTY, Driver
+from tests.support.waiting import eventually
+from xfarm.errors import UserError
+from xfarm.operations import audit
+from xfarm.operations.pipeline import counts
+from xfarm.operations.reprocess import reprocess
+
+RATE = 1000
+"""Files a second: more than the emulator takes."""
+
+
+def found(driver: Driver, *, thorough: bool = False) -> dict[str, str]:
+    """Return what the audit says about each file without a result, by its name."""
+    pipeline = driver.pipeline
+    findings = audit.findings(pipeline, pipeline.input_prefix, thorough=thorough)
+    return {finding.key.removeprefix(pipeline.input_prefix): finding.state for finding in findings}
+
+
+def lose(driver: Driver) -> dict[str, bytes]:
+    """Upload files, and let the messages of some be purged, expire, or never be sent; return those files."""
+    s3, sqs, pipeline = boto3.client("s3"), boto3.client("sqs"), driver.pipeline
+    purged = {f"purged {number}&.csv": b"n\n1\n" for number in range(3)}
+    driver.set_mapping(enabled=False)
+    driver.upload(purged)
+    eventually(lambda: counts(pipeline.main_queue_url).waiting >= len(purged))
+    sqs.purge_queue(QueueUrl=pipeline.main_queue_url)
+    eventually(lambda: counts(pipeline.main_queue_url) == EMPTY)
+
+    expired = {"expired/a.csv": b"n\n2\n", "expired/a-b.csv": b"n\n3\n"}
+    driver.upload(expired)
+    driver.take(len(expired))  # SQS deletes them in the same way when their retention period, a minute at least, ends
+    driver.set_mapping(enabled=True)
+
+    silent = {"silent/ä.csv": b"n\n4\n"}
+    notification = s3.get_bucket_notification_configuration(Bucket=pipeline.bucket_name)
+    s3.put_bucket_notification_configuration(Bucket=pipeline.bucket_name, NotificationConfiguration={})
+    driver.upload(silent)
+    s3.put_bucket_notification_configuration(
+        Bucket=pipeline.bucket_name,
+        NotificationConfiguration={"QueueConfigurations": notification["QueueConfigurations"]},
+    )
+    return purged | expired | silent
+
+
+def test_what_was_lost_is_found_and_processed_and_nothing_else(
+    driver: Driver, console: Console, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {f"kept/{number}.csv": b"n\n0\n" for number in range(20)}
+    driver.upload(kept)
+    driver.assert_complete(kept)
+    boto3.client("s3").put_object(Bucket=driver.pipeline.bucket_name, Key=f"{driver.pipeline.input_prefix}folder/")
+    lost = lose(driver)
+    assert found(driver) == found(driver, thorough=True) == dict.fromkeys(lost, "lost")
+    assert not audit.audit(driver.pipeline, "", console, thorough=False, as_json=True)
+    assert json.loads(capsys.readouterr().out)["counts"]["lost"] == len(lost)
+
+    before = len(driver.logged())
+    reprocess(driver.pipeline, console, missing=True, rate=RATE)
+    driver.assert_complete(kept | lost)
+    assert len(driver.logged()) >= before + len(lost)
+    assert {driver.name(line) for line in driver.logged()[before:] if "key" in line} <= lost.keys()
+    assert found(driver) == found(driver, thorough=True) == {}
+    text = io.StringIO()
+    assert audit.audit(driver.pipeline, "", Console(file=text, width=500), thorough=False, as_json=False)
+    assert text.getvalue() == "26 files: 26 have a result, 0 are on their way, 0 are dead letters, 0 are lost.\n"
+
+
+def test_a_file_that_failed_is_a_dead_letter_and_one_that_waits_is_on_its_way(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.shorten_visibility_timeout()
+    driver.deny_reading("refused*")
+    driver.upload({"refused.csv": b""})
+    eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)
+    driver.set_mapping(enabled=False)
+    driver.upload({"waiting.csv": b""})
+    eventually(lambda: counts(driver.pipeline.main_queue_url).waiting)
+    assert found(driver) == {"refused.csv": "dead letter", "waiting.csv": "on its way"}
+    monkeypatch.setattr(audit, "_retention", Mock(return_value=timedelta(0)))
+    assert found(driver)["waiting.csv"] == "lost"  # its message has expired, and the queue has others
+    driver.allow_reading()
+
+
+def test_reprocessing_replaces_results_but_never_that_of_a_newer_event(driver: Driver, console: Console) -> None:
+    contents = {"a/1.csv": b"n\n1\n", "a/2.csv": b"n\n2\n", "b.csv": b"n\n3\n"}
+    driver.upload(contents)
+    driver.assert_complete(contents)
+    before = {line["message_id"] for line in driver.logged()}
+    reprocess(driver.pipeline, console, prefix=f"{driver.pipeline.input_prefix}a/", rate=RATE)
+
+    def again() -> dict[str, str]:
+        lines = [line for line in driver.logged() if line["message_id"] not in before]
+        return {driver.name(line): line["outcome"] for line in lines}
+
+    eventually(lambda: len(again()) == 2)
+    assert again() == {"a/1.csv": "processed", "a/2.csv": "processed"}
+    driver.upload({"b.csv": b"n\n4\n"})
+    driver.assert_complete(contents | {"b.csv": b"n\n4\n"})
+
+
+def test_keys_come_from_a_file_and_an_interrupted_command_goes_on_after_one(driver: Driver, tmp_path: Path) -> None:
+    prefix = driver.pipeline.input_prefix
+    listed = tmp_path / "keys"
+    listed.write_text("".join(f"{prefix}{name}\n" for name in "cab"), encoding="utf-8")
+    text = io.StringIO()
+    reprocess(driver.pipeline, Console(file=text, width=500), source=listed, after=f"{prefix}c", dry_run=True)
+    assert text.getvalue().splitlines() == [f"{prefix}a", f"{prefix}b", "2 files would be processed again."]
+    with pytest.raises(UserError, match="is not one of the selected files"):
+        reprocess(driver.pipeline, Console(file=text), source=listed, after=f"{prefix}d")
+
+
+def test_a_file_deleted_meanwhile_is_counted_and_not_sent(driver: Driver, tmp_path: Path) -> None:
+    listed = tmp_path / "keys"
+    listed.write_text(f"{driver.pipeline.input_prefix}gone\n", encoding="utf-8")
+    text = io.StringIO()
+    reprocess(driver.pipeline, Console(file=text, width=500), source=listed)
+    assert text.getvalue() == f"0 sent to {driver.pipeline.main_queue_name}. 1 were deleted meanwhile.\n"

@@ -1,0 +1,203 @@
+"""Reprocessing: new messages on the main queue for files that are there already."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote_plus
+
+import boto3
+from rich.progress import Progress, TextColumn
+
+from xfarm.errors import UserError
+from xfarm.operations import audit
+from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.send import head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
+
+RATE: Final = 10
+"""How many files are sent a second at most, by default: as many as the function processes at a time by default."""
+
+BACKLOG_S: Final = 10
+"""For how many seconds' files the main queue may hold messages before sending pauses, so that new files do not wait."""
+
+BATCH: Final = 10
+"""The most messages in one call to SQS ("SendMessageBatch")."""
+
+ATTEMPTS: Final = 5
+"""How often a message is sent that SQS did not take."""
+
+
+def reprocess(  # noqa: PLR0913 - each is an option of the command line
+    pipeline: Pipeline,
+    console: Console,
+    *,
+    prefix: str = "",
+    missing: bool = False,
+    since: datetime | None = None,
+    source: Path | None = None,
+    after: str | None = None,
+    rate: float = RATE,
+    dry_run: bool = False,
+) -> None:
+    """Send a message about each selected file to the main queue, as S3 would.
+
+    If the file has a result, the message has the sequencer of its event, else 0: so the new result replaces the present
+    one, and never that of a newer event ("Event message structure", Amazon S3 User Guide).
+
+    Args:
+        pipeline: The pipeline.
+        console: Shows progress and the result.
+        prefix: The prefix of the files' keys; by default all files.
+        missing: Whether to select only files that `audit` finds to be lost.
+        since: The time from which on files must have been written, or None.
+        source: A file with a key in each line, or the output of `xfarm audit --json`, that selects the files; or None.
+        after: The key after which to begin, in the order in which they are sent, or None.
+        rate: How many files to send a second at most. Sending pauses while the queue holds as many as in `BACKLOG_S`.
+        dry_run: Whether to show the keys and send nothing.
+
+    Raises:
+        UserError: The selection is not possible, or SQS does not take the messages.
+    """
+    prefix = audit.require_input(pipeline, prefix)
+    if source:
+        keys = _listed(pipeline, source)
+    elif missing:
+        keys = sorted(found.key for found in audit.findings(pipeline, prefix) if found.state == "lost")
+    else:
+        keys = _written(pipeline, prefix, since)
+    keys = _after(keys, after)
+    if dry_run:
+        number = 0
+        for number, key in enumerate(keys, 1):  # noqa: B007 - counts them
+            console.print(printable(key), markup=False, highlight=False)
+        console.print(f"{number:,} files would be processed again.", highlight=False)
+        return
+    _send(pipeline, keys, console, rate)
+
+
+def _listed(pipeline: Pipeline, source: Path) -> Iterator[str]:
+    """Yield the keys in a file: one in each line, or those that an audit found.
+
+    Raises:
+        UserError: The file can't be read, or a key is not in the input folder.
+    """
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"'{source}' can't be read as UTF-8 text: {error}.") from error
+    try:
+        keys = [each["key"] for each in json.loads(text)["without_result"]]
+    except (ValueError, LookupError, TypeError):
+        keys = [line for line in text.splitlines() if line]
+    for key in keys:
+        audit.require_input(pipeline, key)
+        yield key
+
+
+def _written(pipeline: Pipeline, prefix: str, since: datetime | None) -> Iterator[str]:
+    for file in audit.Folder(pipeline=pipeline, prefix=prefix).files(audit.client()):
+        if since is None or file.written >= since:
+            yield file.key
+
+
+def _after(keys: Iterable[str], after: str | None) -> Iterator[str]:
+    """Yield the keys that come after one of them.
+
+    Raises:
+        UserError: It is not one of them.
+    """
+    remaining = iter(keys)
+    if after is not None and after not in remaining:  # takes all keys up to it
+        raise UserError(f"'{printable(after)}' is not one of the selected files, so there is nothing after it.")
+    yield from remaining
+
+
+def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float) -> None:
+    s3, sqs = audit.client(), boto3.client("sqs")
+    progress = Progress(
+        TextColumn("{task.completed:,} sent, {task.fields[state]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    sent, gone, last = 0, 0, None
+    try:
+        with progress:
+            task = progress.add_task("", total=None, state="")
+            for batch in audit.chunks(keys, BATCH):
+                began = time.monotonic()
+                while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
+                    progress.update(task, state="waiting for the queue")
+                    time.sleep(1)  # SQS has nothing to wait for
+                messages = [message for key in batch if (message := _message(s3, pipeline, key))]
+                _send_batch(sqs, pipeline, messages)
+                sent, gone, last = sent + len(messages), gone + len(batch) - len(messages), batch[-1]
+                progress.update(task, completed=sent, state=f"at most {rate:g} a second")
+                time.sleep(max(0.0, len(batch) / rate - (time.monotonic() - began)))
+    except KeyboardInterrupt:
+        where = f": to go on, run the same command with --after '{printable(last)}'" if last else ""
+        raise UserError(f"interrupted after {sent:,} files{where}.") from None
+    deleted = f" {gone:,} were deleted meanwhile." if gone else ""
+    console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{deleted}", highlight=False)
+
+
+def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
+    """Return S3's event notification for an object as it is now, or None if it does not exist."""
+    current = head(s3, pipeline.bucket_name, key)
+    if not current:
+        return None
+    result = audit.result_of(s3, pipeline, key)
+    metadata = result["Metadata"] if result else {}
+    # Of another bucket, from which the result was copied, the sequencer says nothing here.
+    of_this_bucket = metadata.get("bucket", pipeline.bucket_name) == pipeline.bucket_name
+    described = {
+        "key": quote_plus(key, safe="/"),
+        "size": current["ContentLength"],
+        "eTag": current["ETag"].strip('"'),
+        "sequencer": metadata.get("sequencer", "0") if of_this_bucket else "0",
+    }
+    if version := current.get("VersionId"):
+        described["versionId"] = version
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "aws:s3",
+        "awsRegion": s3.meta.region_name,
+        "eventTime": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "eventName": "ObjectCreated:Put",
+        "s3": {"s3SchemaVersion": "1.0", "bucket": {"name": pipeline.bucket_name}, "object": described},
+    }
+    return json.dumps({"Records": [record]})
+
+
+def _send_batch(sqs: SQSClient, pipeline: Pipeline, messages: list[str]) -> None:
+    """Send up to ten messages.
+
+    Raises:
+        UserError: SQS did not take all of them.
+    """
+    remaining = {str(number): body for number, body in enumerate(messages)}
+    refused = ""
+    for attempt in range(ATTEMPTS):
+        if not remaining:
+            return
+        time.sleep(attempt)
+        answer = sqs.send_message_batch(
+            QueueUrl=pipeline.main_queue_url,
+            Entries=[{"Id": number, "MessageBody": body} for number, body in remaining.items()],
+        )
+        remaining = {each["Id"]: remaining[each["Id"]] for each in answer.get("Failed", [])}
+        refused = next((each.get("Message") or each["Code"] for each in answer.get("Failed", [])), "")
+    if remaining:
+        raise UserError(f"SQS does not take the messages ({refused}): run the command again later.")

@@ -1,0 +1,80 @@
+"""Runs the Pulumi CLI so that an engine is stopped by a signal to `xfarm` alone, and keeps the claim to its stack."""
+
+import copy
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, Self
+
+from pulumi.automation import CommandResult, PulumiCommand
+from pulumi.automation._cmd import OnOutput
+from pulumi.automation.errors import create_command_error
+
+from xfarm.orchestrator.locks import Claim
+
+_engines: Final[set[subprocess.Popen[str]]] = set()
+"""The engines that run."""
+
+
+def stop_engines() -> None:
+    """Send each engine the signal of Ctrl-C: at the first, it finishes what is in progress; at the second, it ends.
+
+    They have process groups of their own, so that a terminal's Ctrl-C does not reach them a second time.
+    """
+    for engine in list(_engines):
+        engine.send_signal(signal.SIGINT)
+
+
+class PulumiCli(PulumiCommand):
+    """The Pulumi CLI."""
+
+    _claim: Claim | None = None
+
+    def under(self, claim: Claim) -> Self:
+        """Return a CLI that runs engines under a claim."""
+        other = copy.copy(self)
+        other._claim = claim  # noqa: SLF001 - of the same class
+        return other
+
+    def run(
+        self,
+        args: list[str],
+        cwd: str,
+        additional_env: Mapping[str, str],
+        on_output: OnOutput | None = None,  # noqa: ARG002 - as in the base class
+        on_error: OnOutput | None = None,  # noqa: ARG002 - as in the base class
+    ) -> CommandResult:
+        """Run a command in a process group of its own, and return its output.
+
+        Raises:
+            CommandError: It failed.
+        """
+        began = datetime.now(UTC)
+        process = subprocess.Popen(
+            [self.command, "--non-interactive", *args],
+            cwd=cwd,
+            env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            process_group=0,
+            pass_fds=self._claim.inherited if self._claim else (),
+        )
+        is_engine = args[0] != "stack"
+        if self._claim:
+            self._claim.started(process.pid, began)
+        if is_engine:
+            _engines.add(process)
+        try:
+            stdout, stderr = process.communicate()
+        finally:
+            _engines.discard(process)
+            if self._claim and process.returncode is not None:
+                self._claim.ended()
+        result = CommandResult(stdout, stderr, process.returncode)
+        if process.returncode:
+            raise create_command_error(result)
+        return result

@@ -1,0 +1,91 @@
+"""Checks the files with a stack's settings before a command begins.
+
+Pulumi ignores settings that nothing reads, such as a misspelt one, and its messages about the rest name no file. What a
+setting's value may be is checked by the stack's program (`shared.settings`).
+"""
+
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xfarm.errors import UserError
+from xfarm.orchestrator.graph import dependencies
+from xfarm.paths import STACKS
+
+
+def check(stack: str) -> None:
+    """Check the file `Pulumi.<stack>.yaml` of each project.
+
+    A project that declares no settings may have any.
+
+    Raises:
+        UserError: One is not YAML, or has a setting that no project declares, or one of the wrong type.
+    """
+    declared = {
+        f"{project}:{key}": setting
+        for project in dependencies()
+        for key, setting in (_read(STACKS / project / "Pulumi.yaml").get("config") or {}).items()
+    }
+    projects = {name.partition(":")[0] for name in declared}
+    for project in dependencies():
+        path = STACKS / project / f"Pulumi.{stack}.yaml"
+        for written, value in (_read(path).get("config") or {}).items():
+            name = written if ":" in written else f"{project}:{written}"
+            if name in declared and name.startswith(f"{project}:"):
+                kind = declared[name].get("type", "")
+                if not _fits(value, kind):
+                    raise UserError(f"{_short(path)} sets '{written}' to {value!r}, which must be of type {kind}.")
+            elif (near := _nearest(name, declared)) or name.partition(":")[0] in projects:
+                instead = f"set '{near}' in {_short(STACKS / near.partition(':')[0] / path.name)}, or " if near else ""
+                raise UserError(
+                    f"{_short(path)} sets '{written}', which is not a setting of {project}: {instead}remove it "
+                    "(docs/settings.md lists all)."
+                )
+
+
+def _nearest(name: str, declared: Collection[str]) -> str:
+    """Return a declared setting whose name contains that of `name`, or else the most similar one, if there is any."""
+    project, _, key = name.partition(":")
+    ours = key and any(each.startswith(f"{project}:") for each in declared)
+    containing = [each for each in declared if ours and key.lower() in each.partition(":")[2].lower()]
+    return next(iter(containing or difflib.get_close_matches(name, declared, 1, cutoff=0.8)), "")
+
+
+def _fits(value: object, kind: str) -> bool:
+    """Return whether a value in YAML is of a setting's type. `pulumi config set` writes numbers as text."""
+    if isinstance(value, dict) and "secure" in value:
+        return True
+    fits = {
+        "array": isinstance(value, list),
+        "boolean": value in (True, False, "true", "false"),
+        "integer": bool(re.fullmatch(r"-?[0-9]+", str(value))),
+        "object": isinstance(value, dict),
+        "string": isinstance(value, str | int | float),
+    }
+    return fits.get(kind, True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the contents of a YAML file.
+
+    Raises:
+        UserError: It is not YAML, or not a mapping of names to values.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or "it is not UTF-8"
+        raise UserError(f"{_short(path)} is not YAML: {problem}{line}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config") or {}, dict):
+        raise UserError(f"{_short(path)} has no names with values, such as 'compute:memorySize: 512', below 'config:'.")
+    return content
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(STACKS.parent).as_posix()
