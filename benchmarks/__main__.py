@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import contents, deployment, files, growth, pipeline
+from benchmarks import audit, contents, deployment, files, growth, pipeline
 from xfarm.errors import UserError
 
 PARTS: Final = {
@@ -15,6 +15,7 @@ PARTS: Final = {
     "files": files.run,
     "contents": contents.run,
     "growth": growth.run,
+    "audit": audit.run,
 }
 
 

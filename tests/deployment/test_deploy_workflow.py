@@ -121,6 +121,17 @@ def versions(s3: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a client
     return [version for page in pages for version in page.get("Versions", [])]
 
 
+def assert_refused(second: subprocess.CompletedProcess[str]) -> None:
+    """Assert that a deployment during another one of the same stack was refused, and for the right reason."""
+    printed = second.stdout + second.stderr
+    if "the plan is incomplete" in printed:  # its plan already met what the other one was creating
+        assert "but is not in its state: if a deployment of it is running, wait for its end" in printed
+        return
+    locked = r"messaging failed: the stack is locked by \S+ \(process \d+\) since \S+, and .*'xfarm unlock dev'"
+    assert re.search(f"{locked}|messaging: its state changed after the plan was shown", printed)
+    assert re.search(r"compute +left out", printed)
+
+
 def test_preview_then_run_then_preview_then_run_then_delete(runner: Runner) -> None:
     checkout, s3 = runner.checkout, runner.checkout.client("s3")
 
@@ -151,13 +162,7 @@ def test_preview_then_run_then_preview_then_run_then_delete(runner: Runner) -> N
     assert second.returncode == 1
     assert f"the bucket '{STATE_BUCKET}', which was created" in printed[0]
     assert s3.get_bucket_versioning(Bucket=STATE_BUCKET)["Status"] == "Enabled"
-    locked = r"messaging failed: the stack is locked by \S+ \(process \d+\) since \S+, and .*'xfarm unlock dev'"
-    printed_by_second = second.stdout + second.stderr
-    if "the plan is incomplete" in printed_by_second:  # its plan already met what the other one was creating
-        assert "but is not in its state: if a deployment of it is running, wait for its end" in printed_by_second
-    else:
-        assert re.search(f"{locked}|messaging: its state changed after the plan was shown", second.stdout)
-        assert re.search(r"compute +left out", second.stdout)
+    assert_refused(second)
 
     summary = runner.summary.read_text(encoding="utf-8")
     assert f"region {REGION}, Europe (Ireland), as arn:aws:sts::000000000000:assumed-role/deployer/" in summary

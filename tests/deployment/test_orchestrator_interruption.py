@@ -163,6 +163,7 @@ def test_the_lock_of_another_host_is_never_broken(small: Checkout) -> None:
     lock.write_text(json.dumps(owner), encoding="utf-8")
     refused = small.run("deploy")
     assert refused.returncode == 1
+    assert ".." not in refused.stdout  # the sentence has its full stop already
     assert f"the stack is locked by anna@elsewhere (process {owner['pid']})" in refused.stdout
     assert "run 'xfarm unlock local'" in refused.stdout
     assert lock.exists()

@@ -156,7 +156,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 def test_every_setting_is_changed() -> None:
     for project, settings in CHANGES.items():
         declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
-        assert settings.keys() - {"alarmEmail"} == declared.keys() - NOT_CHANGED.get(project, set())
+        assert settings.keys() == declared.keys() - NOT_CHANGED.get(project, set())
 
 
 def test_the_policies_allow_a_whole_life(life: Life) -> None:
@@ -173,6 +173,8 @@ def test_the_policies_allow_a_whole_life(life: Life) -> None:
     assert "xFarmMainQueue" in life.run("operate", "status", "dev")
     assert "not a message from S3" in life.run("operate", "dead-letters", "dev")
     assert "1 moved from xFarmDeadLetterSqs" in life.run("operate", "redrive", "dev")
+    assert "0 are lost" in life.run("operate", "audit", "dev")
+    assert "sent to xFarmMainQueue" in life.run("operate", "reprocess", "dev")
     life.watch()
 
     life.run("deploy", "destroy", "dev", "--yes")

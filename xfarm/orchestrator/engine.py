@@ -408,7 +408,7 @@ def _report(project: str, act: Callable[[OnEvent], None], on_event: OnEvent, *, 
         report.reason = "see the errors above" if shown else explain(error)
     except UserError as error:
         report.outcome = "failed"
-        report.reason = str(error)
+        report.reason = str(error).removesuffix(".")
     report.changes = steps.tally
     report.steps = steps.changes
     report.seconds = monotonic() - started

@@ -72,7 +72,8 @@ class PulumiCli(PulumiCommand):
             stdout, stderr = process.communicate()
         finally:
             _engines.discard(process)
-            if self._claim and process.returncode is not None:
+            # An engine that was killed by a signal has left its lock, which the record says is ours.
+            if self._claim and process.returncode is not None and process.returncode >= 0:
                 self._claim.ended()
         result = CommandResult(stdout, stderr, process.returncode)
         if process.returncode:
