@@ -84,8 +84,10 @@ def test_a_role_without_a_path_need_not_be_read(account: roles.Account) -> None:
     account.put_policy("deploy", without(roles.document("deploy"), "iam:GetRole"))
     code, lines = check(account)
     assert [line for line in lines if not line.startswith("ok")] == [
-        "missing  permissions: iam:GetRole on arn:aws:iam::000000000000:role/xFarmLambdaRole, "
-        "see FunctionRole in docs/permissions.md.",
+        (
+            "missing  permissions: iam:GetRole on arn:aws:iam::000000000000:role/xFarmLambdaRole, "
+            "see FunctionRole in docs/permissions.md."
+        ),
         "unknown  names: the role 'xFarmLambdaRole': AWS does not tell whether it exists, GetRole is not allowed.",
     ]
     assert code == 1
