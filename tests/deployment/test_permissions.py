@@ -1,7 +1,7 @@
 """The whole life of a deployment, with nothing but the permissions of the shipped policies."""
 
+import json
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -130,12 +130,12 @@ class Life:
     def watch(self) -> None:
         """Serve the page as the operating role, and load what it shows once."""
         process = self.start("operate", "watch", "dev", "--port", str(free_port()))
-        for line in process.stdout or ():
-            if served := re.search(r"http://\S+/", line):
-                with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
-                    assert "dead_letter_queue" in answer.read().decode()
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        try:
+            served = next(found for line in process.stdout or () if (found := re.search(r"http://127\S+/", line)))
+            with build_opener(ProxyHandler({})).open(f"{served[0]}state") as answer:
+                assert json.load(answer)["inputs"]["objects"] == len(list((self.checkout.root / "examples").iterdir()))
+        finally:
+            stress.kill(process)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def without(policy: dict[str, Any], action: str) -> dict[str, Any]:
 def test_nothing_is_missing_with_the_shipped_policy(account: roles.Account) -> None:
     code, lines = check(account)
     assert lines == [
-        *(f"ok       permissions: {each['Sid']}" for each in roles.document("deploy")["Statement"]),
+        *(f"ok       permissions: {each['Sid']}" for each in roles.document("deploy")["Statement"][:-1]),
         "ok       concurrency: 1000 in this region, and compute:maximumConcurrency is 10.",
         *(f"ok       names: the {resource} does not exist yet." for resource in NAMED),
     ]
@@ -77,6 +77,19 @@ def test_a_permission_that_is_missing_is_shown(account: roles.Account, action: s
     code, lines = check(account)
     assert f"missing  permissions: {line} in docs/permissions.md." in lines
     assert sum(each.startswith("missing") for each in lines) == (2 if action == "sqs:TagQueue" else 1)
+    assert code == 1
+
+
+def test_a_role_without_a_path_need_not_be_read(account: roles.Account) -> None:
+    account.put_policy("deploy", without(roles.document("deploy"), "iam:GetRole"))
+    code, lines = check(account)
+    assert [line for line in lines if not line.startswith("ok")] == [
+        (
+            "missing  permissions: iam:GetRole on arn:aws:iam::000000000000:role/xFarmLambdaRole, "
+            "see FunctionRole in docs/permissions.md."
+        ),
+        "unknown  names: the role 'xFarmLambdaRole': AWS does not tell whether it exists, GetRole is not allowed.",
+    ]
     assert code == 1
 
 

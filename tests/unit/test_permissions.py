@@ -96,6 +96,8 @@ def test_the_page_lists_the_files() -> None:
 def test_the_check_knows_resources_for_every_statement(partition: str) -> None:
     resources = check.resources(account(partition), "dev")
     for statement in roles.document("deploy")["Statement"]:
+        if statement["Sid"] == "Check":
+            continue  # which only the check itself needs
         found = resources.pop(statement["Sid"])
         assert found
         pattern = statement["Resource"].replace("arn:aws:", f"arn:{partition}:")
