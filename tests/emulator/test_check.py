@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import roles
 from tests.support.checkout import Checkout
+from xfarm.emulator.server import REGION
 
 NAMED = [
     "bucket 'xfarm-bucket-01'",
@@ -124,11 +125,21 @@ def test_a_name_that_is_taken_is_shown_unless_the_resource_is_the_stack_s(accoun
     ours = sqs.create_queue(QueueName="xFarmMainQueue", tags=tags)["QueueUrl"]
     theirs = sqs.create_queue(QueueName="xFarmDeadLetterSqs", tags=tags | {"PulumiStack": "prod"})["QueueUrl"]
     logs.create_log_group(logGroupName="/aws/lambda/xFarmLambdaFunction")
+    _, before = check(account)
+    s3, states = account.checkout.client("s3"), f"xfarm-pipeline-state-{roles.ACCOUNT}-{REGION}"
+    s3.create_bucket(Bucket=states, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(Bucket=states, Key=".pulumi/meta.yaml")
     code, lines = check(account)
+    s3.delete_object(Bucket=states, Key=".pulumi/meta.yaml")
+    s3.delete_bucket(Bucket=states)
     sqs.delete_queue(QueueUrl=ours)
     sqs.delete_queue(QueueUrl=theirs)
     logs.delete_log_group(logGroupName="/aws/lambda/xFarmLambdaFunction")
     assert "ok       names: the queue 'xFarmMainQueue' is this stack's." in lines
+    elsewhere = (
+        "missing  names: the queue 'xFarmMainQueue' exists already and belongs to the stack 'dev' of the project "
+    )
+    assert any(line.startswith(elsewhere) and "but is not in its state" in line for line in before)
     assert (
         "missing  names: the queue 'xFarmDeadLetterSqs' exists already and belongs to the stack 'prod' of the project "
         "'messaging': destroy that stack, or delete the queue if nobody needs it."

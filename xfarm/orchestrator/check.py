@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from shared import names
 from shared.tags import APPLICATION
+from xfarm.errors import UserError
 from xfarm.orchestrator import existing, state
 from xfarm.orchestrator.aws_account import aws_errors_as_user_errors
 from xfarm.paths import ROOT, STACKS
@@ -57,8 +58,12 @@ def check(account: Account, stack: str) -> Iterator[Finding]:
     with aws_errors_as_user_errors():
         yield from _permissions(account, stack)
         yield _concurrency(account, _setting(stack, "compute", "maximumConcurrency"))
+        try:
+            deployed = state.has_states(account)
+        except UserError:  # the permissions above say what is missing
+            deployed = True
         for project, kind, name in _names(stack):
-            yield _name(stack, project, kind, name)
+            yield _name(stack, project, kind, name, deployed=deployed)
 
 
 def _setting(stack: str, project: str, key: str) -> Any:  # noqa: ANN401 - each setting has its own type
@@ -216,10 +221,17 @@ def _concurrency(account: Account, maximum: int) -> Finding:
     )
 
 
-def _name(stack: str, project: str, kind: str, name: str) -> Finding:
+def _name(stack: str, project: str, kind: str, name: str, *, deployed: bool) -> Finding:
     """Return whether a resource's name is free, or the resource is the stack's.
 
     A log group without tags is taken over by a deployment (`refusals.take_over`).
+
+    Args:
+        stack: The stack's name.
+        project: The project of the resource.
+        kind: The resource's type.
+        name: The resource's name.
+        deployed: Whether the state of anything is in the backend; without, the resource is in a state elsewhere.
     """
     what = f"names: the {existing.KINDS[kind]} '{name}'"
     ours = existing.owner({"Application": APPLICATION, "PulumiProject": project, "PulumiStack": stack})
@@ -233,7 +245,7 @@ def _name(stack: str, project: str, kind: str, name: str) -> Finding:
         )
     if found is None:
         return Finding("ok", f"{what} does not exist yet.")
-    if existing.owner(found.tags) == ours:
+    if existing.owner(found.tags) == ours and deployed:
         return Finding("ok", f"{what} is this stack's.")
     if kind == existing.LOG_GROUP and not any(existing.owner(found.tags).values()):
         return Finding("ok", f"{what} belongs to no stack, and is taken over.")
