@@ -16,27 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 from rich.console import Console
 
 from benchmarks.figures import table
+from tests.support.undeployed import PIPELINE
 from xfarm.operations import audit
-from xfarm.operations.pipeline import Pipeline
 
 CASES: Final = {"1,000 files": (1, 1000), "100,000 files": (1, 100_000), "1,000,000 files": (1, 1_000_000)} | {
     "1,000,000 files in 100 folders": (100, 1_000_000)
 }
 """The number of folders, and of files in all of them together."""
-
-PIPELINE: Final = Pipeline(
-    stack="bench",
-    bucket_name="bucket",
-    input_prefix="inputs/",
-    output_prefix="outputs/",
-    main_queue_url="",
-    dead_letter_queue_arn="",
-    dead_letter_queue_url="",
-    function_name="",
-    log_group_name="",
-    event_source_mapping_id="",
-    alarm_topic_arn="",
-)
 
 
 def _page(query: dict[str, str], folders: int, files: int) -> str:

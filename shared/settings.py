@@ -11,30 +11,10 @@ from typing import Final
 
 import pulumi
 
-# fmt: off - one number a line would be 22 lines
+# One number a line would be 22 lines.
+# fmt: off
 LOG_RETENTION_DAYS: Final = (
-    1,
-    3,
-    5,
-    7,
-    14,
-    30,
-    60,
-    90,
-    120,
-    150,
-    180,
-    365,
-    400,
-    545,
-    731,
-    1096,
-    1827,
-    2192,
-    2557,
-    2922,
-    3288,
-    3653,
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
 )
 # fmt: on
 RESERVED_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")

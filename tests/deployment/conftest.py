@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import stress
 from tests.support.checkout import Checkout
 
 
@@ -25,3 +26,12 @@ def deployed(checkout: Checkout) -> Checkout:
     deploy = checkout.run("deploy")
     assert deploy.returncode == 0, deploy.stdout + deploy.stderr
     return checkout
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """Yield a copy of its own with the stack `local` deployed, for a module that compares plans with deployments."""
+    checkout = Checkout(tmp_path_factory.mktemp("plan"))
+    stress.finish(checkout, "deploy")
+    yield checkout
+    checkout.emulator.stop()

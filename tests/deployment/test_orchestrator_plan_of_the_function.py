@@ -1,20 +1,7 @@
 """A deployment of the pipeline does what its plan shows: changes of `compute`, of the code, and by hand."""
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.planned import Case, check_all, code, setting, several
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    checkout = Checkout(tmp_path_factory.mktemp("plan"))
-    stress.finish(checkout, "deploy")
-    yield checkout
-    checkout.emulator.stop()
 
 
 def memory_by_hand(checkout: Checkout) -> None:

@@ -1,21 +1,10 @@
 """A deployment of the pipeline does what its plan shows: changes of `storage` and `messaging`."""
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.planned import check_all, setting
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    checkout = Checkout(tmp_path_factory.mktemp("plan"))
-    stress.finish(checkout, "deploy")
-    yield checkout
-    checkout.emulator.stop()
 
 
 def changed(checkout: Checkout) -> dict[tuple[str, str], tuple[str, list[str], bool]]:

@@ -14,7 +14,6 @@ import boto3
 import pytest
 
 from tests.support import account, github
-from tests.support.checkout import free_port
 from tests.support.github import REPOSITORY, TOKEN, GitHub
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
@@ -24,14 +23,6 @@ from xfarm.paths import ROOT
 URL = f"s3://state/team?region={REGION}"
 LOCKS = "team/.pulumi/locks/organization/storage/dev/"
 NAME = f"{LOCKS}1234.json"
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
-    emulator.start()
-    yield emulator
-    emulator.stop()
 
 
 @pytest.fixture

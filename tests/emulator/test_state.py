@@ -10,21 +10,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.account import KEYS, REGION_SETTING, xfarm
-from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator.state import _wanted
 
 BUCKET = f"xfarm-pipeline-state-000000000000-{REGION}"
 OWNER = "000000000000"
 PARTS = ["a block of public access", "encryption", "versioning", "a lifecycle rule", "a policy that denies plain HTTP"]
-
-
-@pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
-    emulator.start()
-    yield emulator
-    emulator.stop()
 
 
 @pytest.fixture

@@ -10,23 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambda_code.result_keys import key_digest, result_keys
+from tests.support.undeployed import PIPELINE
 from xfarm.errors import UserError
 from xfarm.operations import audit
-from xfarm.operations.pipeline import Pipeline
 
-PIPELINE = Pipeline(
-    stack="dev",
-    bucket_name="bucket",
-    input_prefix="inputs/",
-    output_prefix="outputs/",
-    main_queue_url="https://queue/main",
-    dead_letter_queue_arn="arn:aws:sqs:eu-west-1:000000000000:dead",
-    dead_letter_queue_url="https://queue/dead",
-    function_name="function",
-    log_group_name="group",
-    event_source_mapping_id="mapping",
-    alarm_topic_arn="arn:aws:sns:eu-west-1:000000000000:topic",
-)
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 PAGE = 3
 """The objects in one answer."""

@@ -1,6 +1,5 @@
 """Starts and stops the AWS emulator, ministack, for one folder and isolated from the user's environment."""
 
-import fcntl
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import Final, Self, TextIO
 from urllib.request import ProxyHandler, build_opener
 
 from xfarm.errors import UserError
+from xfarm.file_locks import acquire
 
 _PROGRAM: Final = Path(__file__).with_name("patched_ministack.py")
 
@@ -56,7 +56,7 @@ class Emulator:
     def running(self) -> bool:
         """Return whether the emulator of this directory is running: its process holds a lock."""
         with self._lock() as lock:
-            return not _acquire(lock)
+            return not acquire(lock)
 
     @property
     def unsaved(self) -> Path:
@@ -75,7 +75,7 @@ class Emulator:
         """
         deadline = time.monotonic() + _START_TIMEOUT_S
         with self._lock() as lock:
-            while not _acquire(lock):
+            while not acquire(lock):
                 if self._responds():
                     return
                 if (running := self._recorded()[1]) not in (self.port, 0):
@@ -109,12 +109,12 @@ class Emulator:
             UserError: It doesn't stop.
         """
         with self._lock() as lock:
-            if _acquire(lock):
+            if acquire(lock):
                 return
             pid, _ = self._recorded()
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
-            while not _acquire(lock):
+            while not acquire(lock):
                 if time.monotonic() > deadline:
                     raise UserError(f"the AWS emulator (process {pid}) doesn't stop: end it with `kill -9 {pid}`.")
                 time.sleep(_POLL_S)
@@ -191,14 +191,6 @@ class Emulator:
         if time.monotonic() > deadline:
             raise UserError(f"the AWS emulator doesn't respond at {self.endpoint}: see {self.directory / 'log'}.")
         time.sleep(_POLL_S)
-
-
-def _acquire(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _in_use(port: int) -> bool:

@@ -105,7 +105,6 @@ def audit(pipeline: Pipeline, prefix: str, console: Console, *, thorough: bool, 
     """
     prefix = require_input(pipeline, prefix)
     _announce_requests(pipeline, console, thorough=thorough)
-    compared = count()
     numbers: Counter[State] = Counter()
     progress = Progress(
         TextColumn("{task.completed:,} files compared"),
@@ -116,15 +115,13 @@ def audit(pipeline: Pipeline, prefix: str, console: Console, *, thorough: bool, 
     with TemporaryFile("w+", encoding="utf-8") as kept, progress:
         task = progress.add_task("", total=None)
 
-        def advance() -> None:
-            next(compared)
-            progress.advance(task)
-
-        for finding in findings(pipeline, prefix, thorough=thorough, advance=advance):
+        for finding in findings(pipeline, prefix, thorough=thorough, advance=partial(progress.advance, task)):
             numbers[finding.state] += 1
             _keep(kept, finding)
         kept.seek(0)
-        totals = {"files": next(compared)} | {state: numbers[state] for state in ("on its way", "dead letter", "lost")}
+        totals = {"files": round(progress.tasks[0].completed)} | {
+            state: numbers[state] for state in ("on its way", "dead letter", "lost")
+        }
         progress.stop()
         if as_json:
             _print_json(totals, kept)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from botocore.exceptions import ClientError
 
 from shared import names
 from shared.tags import APPLICATION
 from xfarm.errors import UserError
-from xfarm.orchestrator import existing, state
+from xfarm.orchestrator import existing, settings, state
 from xfarm.orchestrator.aws_account import aws_errors_as_user_errors
 from xfarm.paths import ROOT, STACKS
 
@@ -68,7 +67,7 @@ def check(account: Account, stack: str) -> Iterator[Finding]:
 
 def _setting(stack: str, project: str, key: str) -> Any:  # noqa: ANN401 - each setting has its own type
     def read(name: str) -> dict[str, Any]:
-        return yaml.safe_load((STACKS / project / name).read_text(encoding="utf-8")).get("config") or {}
+        return settings.read(STACKS / project / name).get("config") or {}
 
     return read(f"Pulumi.{stack}.yaml").get(f"{project}:{key}", read("Pulumi.yaml")[key]["default"])
 

@@ -171,8 +171,7 @@ class Engine:
 
     def resources(self, project: str) -> int:
         """Return how many resources of a project were deployed when this engine was created."""
-        resources = scratch.deployment(self._states[project]).get("resources", [])
-        return sum(not resource["type"].startswith("pulumi:") for resource in resources)
+        return _managed(scratch.deployment(self._states[project]).get("resources", []))
 
     def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
         """Return the types and ids of the resources of projects that were deployed when this engine was created."""
@@ -224,7 +223,7 @@ class Engine:
 
     def _remains(self, project: str) -> bool:
         state = _ask(self._command, ("stack", "export", "--stack", self._stack), project)
-        return any(not resource["type"].startswith("pulumi:") for resource in scratch.resources(state))
+        return _managed(scratch.resources(state)) > 0
 
     def redirect(self, on_event: OnStackEvent, notify: Callable[[str], None]) -> None:
         """Replace the callbacks for events and messages."""
@@ -421,6 +420,11 @@ def _report(project: str, act: Callable[[OnEvent], None], on_event: OnEvent, *, 
     report.steps = steps.changes
     report.seconds = monotonic() - started
     return report
+
+
+def _managed(resources: Iterable[scratch.Json]) -> int:
+    """Return how many of the resources are in AWS: Pulumi's own, such as the stack, are not."""
+    return sum(not resource["type"].startswith("pulumi:") for resource in resources)
 
 
 def _errors_only(on_event: OnEvent) -> OnEvent:

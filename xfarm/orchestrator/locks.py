@@ -15,7 +15,6 @@ All other locks are released by `xfarm unlock` only.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from xfarm.errors import UserError
+from xfarm.file_locks import acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,7 +289,7 @@ def examined(place: Store | None, project: str, stack: str) -> Iterator[Found]:
     path = _record_path(project, stack)
     with contextlib.ExitStack() as opened:
         file = opened.enter_context(_open(place.root / path)) if isinstance(place, Folder) else None
-        alone = file is None or _lock(file)
+        alone = file is None or acquire(file)
         locks = held(place, project, stack) if place else []
         record = _json(place.read(path)) if place and locks else {}
         known = {lock: _may_run(lock, record, folder=file is not None) if alone else RUNS for lock in locks}
@@ -320,7 +320,7 @@ _CONFLICT: Final = re.compile(
 
 
 def conflict(text: str) -> str:
-    """Return in a sentence, without full stop, what Pulumi says of a lock that stands in the way."""
+    """Return a sentence, without its full stop, about the lock that Pulumi's message names."""
     found = _CONFLICT.search(text)
     lock = Lock(found["path"], found["user"], found["host"], int(found["pid"]), found["since"]) if found else None
     return refusal(lock, "another update is in progress")
@@ -336,15 +336,6 @@ def _open(path: Path) -> TextIO:
         return path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} can't be used ({error.strerror}): make it a file that you can write to.") from error
-
-
-def _lock(file: TextIO) -> bool:
-    """Return whether no other process has the file locked; it is then locked by this one and those that inherit it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _here() -> Json:

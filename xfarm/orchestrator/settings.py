@@ -28,12 +28,12 @@ def check(stack: str) -> None:
     declared = {
         f"{project}:{key}": setting
         for project in dependencies()
-        for key, setting in (_read(STACKS / project / "Pulumi.yaml").get("config") or {}).items()
+        for key, setting in (read(STACKS / project / "Pulumi.yaml").get("config") or {}).items()
     }
     projects = {name.partition(":")[0] for name in declared}
     for project in dependencies():
         path = STACKS / project / f"Pulumi.{stack}.yaml"
-        for written, value in (_read(path).get("config") or {}).items():
+        for written, value in (read(path).get("config") or {}).items():
             name = written if ":" in written else f"{project}:{written}"
             if name in declared and name.startswith(f"{project}:"):
                 kind = declared[name].get("type", "")
@@ -69,7 +69,7 @@ def _fits(value: object, kind: str) -> bool:
     return fits.get(kind, True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Return the contents of a YAML file.
 
     Raises:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xfarm.errors import UserError
+from xfarm.file_locks import acquire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,9 +134,7 @@ def locked(path: Path, notify: Callable[[str], None]) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not acquire(lock):
             notify("Another process is preparing the toolchain; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
