@@ -1,12 +1,14 @@
 """An AWS that throttles, fails and is slow; and deployments of a part of the stacks."""
 
 import json
+import threading
 import time
 from collections import Counter
+from http import HTTPStatus
 
 from tests.support import stress
-from tests.support.checkout import Checkout
-from tests.support.faulty_aws import FaultyAws
+from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout
+from tests.support.faulty_aws import FaultyAws, Habit, Request
 
 pytest_plugins = ("tests.support.small_stacks",)
 
@@ -32,8 +34,18 @@ def test_what_is_throttled_or_fails_now_and_then_is_asked_again(small: Checkout,
 
 
 def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Checkout, faulty: FaultyAws) -> None:
+    others = {"PutRolePolicy", "AttachRolePolicy", "CreateLogGroup", "POST /2015-03-31/functions"}
+    all_begun = threading.Event()
+
     def refuse(action: str) -> tuple[int, str] | None:
-        return (500, "InternalFailure") if action == "PutMetricAlarm" else None
+        others.discard(action)
+        if not others:
+            all_begun.set()
+        if action != "PutMetricAlarm":
+            return None
+        # After a failure, the engine begins no other step.
+        assert all_begun.wait(COMMAND_TIMEOUT_S)
+        return (500, "InternalFailure")
 
     faulty.refuse = refuse
     failed = small.run("deploy", "--json")
@@ -46,6 +58,22 @@ def test_what_aws_goes_on_refusing_is_told_and_done_by_the_next_run(small: Check
     faulty.reset()
     finished = stress.finish(small, "deploy", "--json")
     assert outcomes(finished) == {"alpha": ("done", {"create": 1, "same": 7}), "beta": ("done", {"create": 1})}
+
+
+class LostCreation(Habit):
+    """Create a log group, and lose the response; the provider's next attempt finds the group."""
+
+    def after(self, request: Request, status: int) -> bool:
+        created = request.action == "CreateLogGroup" and status == HTTPStatus.OK
+        self.occurrences += created
+        return created and self.occurrences == 1
+
+
+def test_a_creation_whose_response_was_lost_is_reported_as_planned(small: Checkout, faulty: FaultyAws) -> None:
+    faulty.habits = [LostCreation(small.client)]
+    done = stress.finish(small, "deploy", "--json")
+    assert outcomes(done) == {"alpha": ("done", {"create": 8}), "beta": ("done", {"create": 1})}
+    assert faulty.habits[0].occurrences == 2
 
 
 def refusal(checkout: Checkout, *arguments: str) -> str:

@@ -63,6 +63,17 @@ def step(op: str, old: dict[str, Any], new: dict[str, Any], **more: object) -> C
     return change
 
 
+def test_a_resource_that_was_taken_over_after_its_creation_failed_was_created() -> None:
+    refreshed = (event(kind, "refresh", {}, {"name": "a"}) for kind in ("resourcePreEvent", "resOutputsEvent"))
+    updated = event("resOutputsEvent", "update", {"name": "a"}, {"name": "a", "days": 7}, diffs=["days"])
+    taken_over = (event("resOpFailedEvent", "create", None, {"name": "a", "days": 7}), *refreshed, updated)
+    created = steps(event("resOutputsEvent", "create", None, {"name": "a", "days": 7}))
+    assert [each.operation for each in created] == ["create"]
+    assert steps(*taken_over) == created
+    assert steps(*taken_over[:3], event("resOutputsEvent", "same", {"name": "a"}, {"name": "a"})) != []
+    assert steps(*taken_over[:1]) == []
+
+
 def shown(*changes: Change, **report: Any) -> list[str]:  # noqa: ANN401
     text = io.StringIO()
     console = Console(file=text, soft_wrap=True)

@@ -82,6 +82,7 @@ class Steps:
         self._refreshed: set[str] = set()
         self._planned: set[str] = set()
         self._steps: dict[str, list[StepEventMetadata]] = {}
+        self._failed: dict[str, StepEventMetadata] = {}
 
     def record(self, event: EngineEvent) -> None:
         """Record the step that an event reports."""
@@ -92,9 +93,18 @@ class Steps:
             refreshed = step.urn in self._refreshed
             self._refreshed.discard(step.urn)
             if refreshed == self._refreshing and not step.type.startswith("pulumi:"):
-                self._steps.setdefault(step.urn, []).append(step)
+                # A resource whose creation failed, and which was then taken over, was created nevertheless.
+                created = [self._failed.pop(step.urn)] if step.urn in self._failed else []
+                self._steps.setdefault(step.urn, []).extend((*created, step))
                 if event.res_outputs_event.planning:
                     self._planned.add(step.urn)
+
+        elif event.res_op_failed_event and event.res_op_failed_event.metadata.op.value in {
+            "create",
+            "create-replacement",
+        }:
+            step = event.res_op_failed_event.metadata
+            self._failed[step.urn] = step
 
     @property
     def generated_names(self) -> set[str]:
