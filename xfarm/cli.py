@@ -375,7 +375,7 @@ def emulator(action: str) -> None:
 
 def _exports(stack: str) -> Exports:
     from xfarm.orchestrator import targets
-    from xfarm.orchestrator.engine import exports
+    from xfarm.orchestrator.states import exports
 
     targets.activate(stack, _notify)
     return exports(stack)

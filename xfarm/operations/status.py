@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 from rich.table import Table
 
 from xfarm.operations.dead_letters import failures
 from xfarm.operations.pipeline import Counts, counts
-from xfarm.orchestrator.engine import ask_each
+from xfarm.orchestrator import scratch
+from xfarm.orchestrator.states import managed, states
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
@@ -92,14 +93,13 @@ def stack_states(stack: str) -> dict[str, StackState]:
     Raises:
         UserError: Pulumi's state can't be reached.
     """
-
-    def state(listed: list[dict[str, Any]]) -> StackState:
-        for each in listed:
-            if each["name"] == stack:
-                return StackState(resources=each.get("resourceCount", 0), updated=each.get("lastUpdate"))
-        return StackState(resources=0, updated=None)
-
-    return {project: state(listed) for project, listed in ask_each("stack", "ls", "--json").items()}
+    return {
+        project: StackState(
+            resources=managed(scratch.resources(state)),
+            updated=scratch.deployment(state).get("manifest", {}).get("time"),
+        )
+        for project, state in states(stack).items()
+    }
 
 
 def health(pipeline: Pipeline) -> Health:
