@@ -295,17 +295,22 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
             f"of AWS Lambda in Service Quotas"
         )
     if state.alarm_email:
-        rows[pipeline.alarm_topic_name] = {
-            "confirmed": f"mails alarms to {pipeline.alarm_email}",
-            "pending": f"mails nothing yet: {pipeline.alarm_email} must follow the link in AWS's mail "
-            "within 48 hours of the deployment",
-            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed the subscription, or has ended it. "
-            f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
-        }[state.alarm_email]
+        rows[pipeline.alarm_topic_name] = alarms_in_words(pipeline, state.alarm_email)
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def alarms_in_words(pipeline: Pipeline, subscription: Subscription) -> str:
+    """Return whether alarms are mailed, and what to do if they aren't."""
+    return {
+        "confirmed": f"mails alarms to {pipeline.alarm_email}",
+        "pending": f"mails nothing yet: {pipeline.alarm_email} must follow the link in AWS's mail "
+        "within 48 hours of the deployment",
+        "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed the subscription, or has ended it. "
+        f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
+    }[subscription]
 
 
 def in_words(times: Times | None) -> str:
