@@ -176,12 +176,15 @@ class Received:
         return self
 
     def __exit__(self, _type: type[BaseException] | None, _error: object, _traceback: TracebackType | None) -> None:
-        with self._pool:
-            wait(self._running)
-            handles = list(self._handles.values())
-            shown = [
-                self._pool.submit(self._show, handles[start : start + BATCH]) for start in range(0, len(handles), BATCH)
-            ]
+        wait(self._running)
+        handles = list(self._handles.values())
+        shown = [
+            self._pool.submit(self._show, handles[start : start + BATCH]) for start in range(0, len(handles), BATCH)
+        ]
+        # If Ctrl-C interrupts this, Python completes them before it ends. It would not after an interrupted `join`
+        # (CPython issue 90882), which is how the pool's own `shutdown` waits.
+        wait(shown)
+        self._pool.shutdown(wait=False)
         for each in shown:
             each.result()
 
