@@ -334,13 +334,41 @@ def test_no_more_are_moved_a_second_than_the_rate(sqs: FakeSqs, log: Log, consol
     assert sqs.sent_at[-1] - sqs.sent_at[0] >= (150 - min(rate, 10)) / rate
 
 
-def test_at_a_low_rate_no_message_is_hidden_for_longer_than_its_visibility_timeout(
+def test_at_a_low_rate_every_message_is_still_hidden_when_it_is_deleted(
     sqs: FakeSqs, log: Log, console: Console
 ) -> None:
-    fill(sqs, log, a=150, b=300)
+    bodies = fill(sqs, log, a=100)["a"]
+    fill(sqs, log, b=700)
+
+    def check(action: str, parameters: dict[str, Any]) -> None:
+        if action == "DeleteMessageBatch":
+            handles = {entry["ReceiptHandle"] for entry in parameters["Entries"]}
+            assert all(message.visible_at > sqs.now for message in sqs.queues[DEAD] if message.handle in handles)
+
+        if action == "SendMessageBatch":
+            sqs.now += 2
+
+    sqs.before = check
     redrive.redrive(PIPELINE, console, cause=number_of("a"), rate=1, trial=False)
-    assert sqs.now > dead_letters.hidden_s(450)
-    assert len(sqs.sent_at) == 150  # each once, so none was visible before it was deleted
+    assert sqs.bodies(MAIN) == bodies
+    assert sqs.hidden(DEAD) == 0
+
+
+def test_messages_that_are_visible_again_before_they_can_be_moved_stay(
+    sqs: FakeSqs, log: Log, console: Console
+) -> None:
+    bodies = fill(sqs, log, a=1, b=30)
+
+    def slow_down(action: str, _: dict[str, Any]) -> None:
+        if action == "ReceiveMessage" and sqs.requests.count(action) > 5:  # after the look
+            sqs.now += dead_letters.HIDDEN_S
+
+    sqs.before = slow_down
+    sqs.queues[DEAD].reverse()
+    with pytest.raises(UserError, match="AWS is too slow: the dead letters are visible again before"):
+        redrive.redrive(PIPELINE, console, cause=number_of("a"))
+    assert sorted(sqs.bodies(DEAD)) == sorted(bodies["a"] + bodies["b"])
+    assert sqs.hidden(DEAD) == 0
 
 
 def test_messages_are_sent_with_their_attributes_in_requests_of_an_allowed_size(sqs: FakeSqs, console: Console) -> None:

@@ -167,7 +167,7 @@ def _show(steps: Generator[Step], console: Console) -> int:
         moved = step.moved if step else 0
         raise UserError(f"interrupted, {moved:,} moved: to go on, run the same command again.") from None
     except Exception:
-        if step and not step.by_sqs:
+        if step and not step.by_sqs and not step.first:
             console.print(f"{step.moved:,} moved so far.", highlight=False)
         raise
     return step.moved if step else 0
@@ -273,8 +273,6 @@ def take(
                 wanted = [message for message in messages if ids is None or message["MessageId"] in ids]
                 for part in _parts(wanted[: number - taken], min(BATCH, rate or BATCH)):
                     time.sleep(max(0.0, due - time.monotonic()))
-                    if received.expired:
-                        break
                     due = time.monotonic() + len(part) / rate if rate else 0
                     keep(part)
                     received.delete(part)

@@ -114,19 +114,27 @@ def test_dead_letters_are_tried_redriven_and_discarded_by_cause(driver: Driver, 
 
 
 def test_one_of_many_is_tried_before_sqs_moves_all(driver: Driver) -> None:
-    contents = {f"{number}.csv": f"a\n{number}\n".encode() for number in range(30)}
-    driver.set_mapping(enabled=False)
+    driver.shorten_visibility_timeout()
+    pipeline, output = driver.pipeline, io.StringIO()
+    policy = {"deadLetterTargetArn": pipeline.dead_letter_queue_arn, "maxReceiveCount": 1}
+    boto3.client("sqs").set_queue_attributes(
+        QueueUrl=pipeline.main_queue_url, Attributes={"RedrivePolicy": json.dumps(policy)}
+    )
+    contents = {f"denied-{number}.csv": f"a\n{number}\n".encode() for number in range(DENIED)}
+    driver.deny_reading("denied-*")
     driver.upload(contents)
-    bodies = driver.take(len(contents))
-    for body in bodies:
-        boto3.client("sqs").send_message(QueueUrl=driver.pipeline.dead_letter_queue_url, MessageBody=body)
-    output = io.StringIO()
+    eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting == DENIED)
+    driver.allow_reading()
+    driver.set_mapping(enabled=False)
     with pytest.raises(UserError, match="event source mapping is Disabled"):
-        redrive(driver.pipeline, Console(file=output))
+        redrive(pipeline, Console(file=output))
+    assert counts(pipeline.dead_letter_queue_url) == Counts(waiting=DENIED, in_flight=0)
     driver.set_mapping(enabled=True)
-    redrive(driver.pipeline, Console(file=output, width=1000), limit=29)
-    assert output.getvalue().endswith("29 moved from xFarmDeadLetterSqs back to xFarmMainQueue.\n")
-    redrive(driver.pipeline, Console(file=output, width=1000), limit=1, rate=1)
+    redrive(pipeline, Console(file=output, width=1000), rate=100)
+    first, done, moved = output.getvalue().splitlines()
+    assert first.startswith(f"First s3://{pipeline.bucket_name}/{pipeline.input_prefix}denied-")
+    assert done == "It is done: processed."
+    assert moved == f"{DENIED} moved from xFarmDeadLetterSqs back to xFarmMainQueue."
     driver.assert_complete(contents)
 
 
