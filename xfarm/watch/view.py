@@ -124,7 +124,7 @@ class PipelineView:
         output = io.StringIO()
         with self._reading_dead_letters:
             try:
-                redrive(self.pipeline, Console(file=output, soft_wrap=True))
+                redrive(self.pipeline, Console(file=output, soft_wrap=True), trial=False)
             finally:  # a file that was not moved is found in the dead-letter queue again
                 for file in self._files.copy().values():
                     if file.state == "dead":
