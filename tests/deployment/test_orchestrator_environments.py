@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import small_stacks, stress
 from tests.support.checkout import Checkout
+from tests.support.keys import names
 from tests.support.waiting import eventually
 from xfarm.file_locks import acquire
 from xfarm.paths import STACKS
@@ -159,6 +160,19 @@ def test_after_git_clean_while_the_emulator_runs_everything_starts_again(checkou
     assert unchanged(checkout.run("preview", "--only", "alpha"))
 
 
-def test_everything_in_such_a_folder_is_destroyed(checkout: Checkout) -> None:
+def test_objects_of_any_key_are_kept_when_the_emulator_stops_and_deleted_with_their_bucket(
+    checkout: Checkout,
+) -> None:
+    keys = {"a", "a/b", "A", *names("", seed=2)}
+    for key in keys:
+        checkout.client("s3").put_object(Bucket="alpha-bucket", Key=key, Body=key.encode())
+    checkout.emulator.stop()
+    checkout.emulator.start()
+    s3 = checkout.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="alpha-bucket")
+    assert {each["Key"] for page in pages for each in page["Contents"]} == keys
+    for key in keys:
+        assert s3.get_object(Bucket="alpha-bucket", Key=key)["Body"].read() == key.encode()
+    print(f"{len(keys)} keys")
     stress.finish(checkout, "destroy")
     assert not stress.left(checkout)

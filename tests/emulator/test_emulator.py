@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,43 @@ def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emula
     emulator.start()
     assert process(emulator) != first
     assert emulator.running()
+
+
+def test_it_is_found_if_the_command_that_started_it_was_killed_at_once(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def start_and_die(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - those of `Popen`
+        popen(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start_and_die)
+        if not (fork := os.fork()):
+            try:
+                emulator.start()
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == -signal.SIGKILL
+    emulator.start()
+    assert emulator.running()
+    emulator.stop()
+    assert not emulator.running()
+
+
+def test_it_saves_its_data_in_the_new_place_and_ends_if_its_folder_is_moved(emulator: Emulator) -> None:
+    emulator.start()
+    group = process(emulator)
+    queue = client(emulator, "sqs").create_queue(QueueName="queue")["QueueUrl"]
+    moved = replace(emulator, directory=emulator.directory.rename(emulator.directory.with_name("moved")))
+    eventually(lambda: not moved.running())
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+    assert not emulator.directory.exists()
+    with running(moved):
+        assert client(moved, "sqs").list_queues()["QueueUrls"] == [queue]
+        assert not moved.unsaved.exists()
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:

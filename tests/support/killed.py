@@ -23,7 +23,7 @@ from xfarm.paths import ROOT
 
 KILLED: Final = -signal.SIGKILL
 VISITS: Final = 2
-EXAMPLES: Final = 25
+EXAMPLES: Final = 50
 """How many examples of a property test take as long as one kill."""
 
 
@@ -73,12 +73,13 @@ def at_each_line(do: Callable[[], object]) -> Iterator[int]:
         yield number
 
 
-def at_random_lines(*program: str, cwd: Path, environment: Mapping[str, str]) -> Iterator[bool]:
+def at_random_lines(*program: str, seed: str, cwd: Path, environment: Mapping[str, str]) -> Iterator[bool]:
     """Run a program as it is, then kill it at some of its lines; more in the stress profile.
 
     Args:
         program: The arguments of Python, with `{number}` for the argument of `kill_at`. It prints the number of all
             lines last.
+        seed: The seed for the choice of lines.
         cwd: The folder in which to run it.
         environment: Its environment.
 
@@ -101,7 +102,7 @@ def at_random_lines(*program: str, cwd: Path, environment: Mapping[str, str]) ->
     assert whole.returncode == 0, whole.stdout + whole.stderr
     yield False
     number = int(whole.stderr.splitlines()[-1])
-    chance = random.Random(" ".join(program))  # noqa: S311 - not for secrets
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
     for _ in range(settings().max_examples // EXAMPLES):
         ended = run(chance.randint(1, number))
         assert ended.returncode in {KILLED, 0}, ended.stdout + ended.stderr

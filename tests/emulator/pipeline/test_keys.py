@@ -1,8 +1,8 @@
 """Keys of all kinds are processed, and shown by every command without any character that a terminal would obey."""
 
-import io
 import json
 from pathlib import Path
+from threading import Timer
 from urllib.parse import quote_plus
 
 import boto3
@@ -12,30 +12,34 @@ from rich.console import Console
 from tests.support.driver import Driver
 from tests.support.keys import LONGEST_BYTES, names
 from tests.support.waiting import eventually
+from xfarm import cli, waiting
+from xfarm.errors import UserError
 from xfarm.operations import audit, dead_letters, reprocess, send, status
 from xfarm.operations.pipeline import counts, printable
 from xfarm.watch.view import MAX_FILES, PipelineView
 
 
 class Terminal:
-    """What a command prints."""
+    """What the commands print."""
 
-    def __init__(self) -> None:
-        self._output = io.StringIO()
-        self.console = Console(file=self._output, soft_wrap=True, width=80)
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.console = cli._console()  # noqa: SLF001 - the one of all commands
 
     def lines(self) -> list[str]:
         """Return the lines printed since the last call, none of which has anything that a terminal would obey."""
-        text = self._output.getvalue()
-        self._output.truncate(self._output.seek(0))
-        lines = text.removesuffix("\n").split("\n")
+        lines = self._capsys.readouterr().out.removesuffix("\n").split("\n")
         assert all(line.isprintable() for line in lines), lines
         return lines
 
+    def errors(self) -> list[str]:
+        """Return the lines of standard error since the last call."""
+        return self._capsys.readouterr().err.splitlines()
+
 
 @pytest.fixture
-def terminal() -> Terminal:
-    return Terminal()
+def terminal(capsys: pytest.CaptureFixture[str]) -> Terminal:
+    return Terminal(capsys)
 
 
 def test_any_key_is_processed_and_shown(
@@ -43,7 +47,6 @@ def test_any_key_is_processed_and_shown(
     terminal: Terminal,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pipeline = driver.pipeline
     (path := tmp_path / "content").write_bytes(b"a\n1\n")
@@ -76,10 +79,8 @@ def test_any_key_is_processed_and_shown(
         body = json.dumps({"Records": [record | {"eventTime": "2026-01-02T03:04:05Z"}]})
         boto3.client("sqs").send_message(QueueUrl=pipeline.dead_letter_queue_url, MessageBody=body)
     eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting == len(keys))
-    capsys.readouterr()
-    dead_letters.show(pipeline, terminal.console, as_json=True)
-    assert {letter["key"] for letter in json.loads(capsys.readouterr().out)} == keys
-    terminal.lines()
+    dead_letters.show(pipeline, Console(quiet=True), as_json=True)
+    assert {letter["key"] for letter in json.loads("\n".join(terminal.lines()))} == keys
     dead_letters.show(pipeline, terminal.console, as_json=False)
     assert any(line.strip().startswith(f"s3://{pipeline.bucket_name}/") for line in terminal.lines())
 
@@ -90,3 +91,24 @@ def test_any_key_is_processed_and_shown(
     assert sent == {*list(files)[:MAX_FILES]}
     print(f"{len(keys)} keys, the longest of {longest} bytes")
     assert longest == LONGEST_BYTES
+
+
+def test_commands_without_a_terminal_say_what_they_wait_for(
+    driver: Driver, terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "SILENCE_S", 0.01)
+    driver.set_mapping(enabled=False)
+    (tmp_path / "a.csv").write_bytes(b"a\n1\n")
+    with pytest.raises(UserError, match="had no result after 1 s"):
+        send.send(driver.pipeline, [tmp_path], terminal.console, timeout=1)
+    assert "waiting for 1 of 1" in terminal.errors()
+    driver.upload({f"{number}.csv": b"a\n1\n" for number in range(2)})
+    monkeypatch.setattr(reprocess, "BACKLOG_S", 0)
+    enable = Timer(1, driver.set_mapping, kwargs={"enabled": True})
+    enable.start()
+    reprocess.reprocess(driver.pipeline, terminal.console, rate=100)
+    enable.join()
+    assert "0 sent, waiting for the queue" in terminal.errors()
+    driver.assert_idle()
+    assert audit.audit(driver.pipeline, "", terminal.console, thorough=True, as_json=False)
+    assert " files compared" in terminal.errors()[-1]
