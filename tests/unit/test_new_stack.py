@@ -174,3 +174,9 @@ def test_it_completes_what_was_killed_at_any_line(checkout: Path) -> None:
             path.unlink()
         for path, content in fresh.items():
             path.write_bytes(content)
+
+
+def test_settings_that_cannot_be_written_are_named(checkout: Path) -> None:
+    (checkout / "stacks/compute/.Pulumi.prod.yaml.new").mkdir()
+    with pytest.raises(UserError, match=r"stacks/compute/Pulumi\.prod\.yaml can't be written \(Is a directory\): make"):
+        new_stack.create("prod", print)
