@@ -82,12 +82,12 @@ def peek(pipeline: Pipeline) -> list[DeadLetter]:
     does no harm: nothing is moved out of a dead-letter queue because of that count. Messages that somebody else has in
     flight are missing.
     """
-    with _received(pipeline) as messages:
+    with received(pipeline) as messages:
         return [read(message) for message in messages]
 
 
 @contextmanager
-def _received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
+def received(pipeline: Pipeline) -> Iterator[list[MessageTypeDef]]:
     """Receive all visible messages, and make them visible again afterwards."""
     sqs, url = boto3.client("sqs"), pipeline.dead_letter_queue_url
     messages: dict[str, MessageTypeDef] = {}
