@@ -22,7 +22,7 @@ from xfarm.operations.dead_letters import read_log
 from xfarm.operations.pipeline import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mypy_boto3_logs.type_defs import FilteredLogEventTypeDef
     from rich.console import Console
@@ -44,7 +44,7 @@ PAUSE_S: Final = 2
 ID_CHARACTERS: Final = 8
 """How much of a message's id is shown."""
 
-_REPORT_OF: Final = re.compile(r"REPORT RequestId: (\S+)")
+_REPORT_OF: Final = re.compile(r"REPORT RequestId: ([\w-]+)")
 
 _OF_A_FAILURE: Final = re.compile("error|exception|traceback|timed out|timeout", re.IGNORECASE)
 """What is in Lambda's lines about a failure, and usually in those that `process` prints about one."""
@@ -177,13 +177,16 @@ def show(  # noqa: PLR0913 - each is an option of the command line
     found = False
     if follow:
         print(f"Following {pipeline.log_group_name} until you press Ctrl-C.", file=sys.stderr)
+    selected: Iterable[Line] = lines(pipeline, since, pattern=pattern, follow=follow)
+    if key is not None:
+        selected = (line for line in selected if line.facts.get("key") == key)
     with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
-        for line in lines(pipeline, since, pattern=pattern, follow=follow):
+        for line in selected if key is None or follow else _by_attempt(selected):
             if "key" in line.facts:
                 files.setdefault(str(line.facts.get("request_id")), []).append(str(line.facts["key"]))
             report = _REPORT_OF.match(line.text)
             of_report = files.pop(report[1], []) if report else []
-            if (key is not None and line.facts.get("key") != key) or (errors and not line.failed):
+            if errors and not line.failed:
                 continue
             found = True
             if as_json:
@@ -201,6 +204,23 @@ def show(  # noqa: PLR0913 - each is an option of the command line
             markup=False,
             highlight=False,
         )
+
+
+def _by_attempt(selected: Iterable[Line]) -> list[Line]:
+    """Return lines in the order of the messages, and of the attempts at each.
+
+    Attempts may overlap, so their lines may be in another order: "Amazon SQS visibility timeout".
+    """
+    messages: dict[str, list[Line]] = {}
+    for line in selected:
+        messages.setdefault(str(line.facts.get("message_id")), []).append(line)
+    return [line for each in messages.values() for line in sorted(each, key=_attempt)]
+
+
+def _attempt(line: Line) -> int:
+    """Return the number of the attempt; 0 if the line has none, as those of version 0.1.0."""
+    count = line.facts.get("receive_count")
+    return count if isinstance(count, int) else 0
 
 
 def _time(time: datetime) -> str:
@@ -231,7 +251,7 @@ def _text(line: Line, attempts: str, files: list[str]) -> str:
             text = _REPORT_OF.sub(lambda _: f"REPORT {', '.join(files)}", text)
         return "" if re.match("(START|END) RequestId: ", text) else text
     about = []
-    if count := facts.get("receive_count"):
+    if count := _attempt(line):
         about.append(f"attempt {count} of {attempts}" if attempts else f"attempt {count}")
     if message := facts.get("message_id"):
         about.append(f"message {str(message)[:ID_CHARACTERS]}")

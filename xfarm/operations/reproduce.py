@@ -263,7 +263,7 @@ def _debugged(work: Callable[..., str]) -> Callable[..., str]:
         try:
             return work(*arguments)
         except Exception as error:
-            traceback.print_exc()
+            print(printable(f"{type(error).__name__}: {error}"))
             pdb.post_mortem(error.__traceback__)
             raise
 
@@ -316,9 +316,8 @@ def _show(pipeline: Pipeline, attempt: Attempt, console: Console) -> str:
         case "failed":
             for line in facts["traceback"].rstrip().split("\n"):
                 _print(console, line)
-            return (
-                f"it failed: {printable(facts['error_type'])}: {printable(facts['error'])}. {_logged(pipeline, facts)}"
-            )
+            error = f"{printable(facts['error_type'])}: {printable(facts['error'])}"
+            return f"the attempt failed with {error}{_logged(pipeline, facts)}."
         case "gone":
             return f"s3://{facts['bucket']}/{printable(str(key))} does not exist any more."
         case "folder":
@@ -349,7 +348,7 @@ def _cell(value: object) -> str:
 
 
 def _logged(pipeline: Pipeline, facts: dict[str, Any]) -> str:
-    """Return a sentence on the last error that the function has logged for the same upload, or "" for no upload."""
+    """Return, to be appended, what the function has logged about the same upload; "" if there is none."""
     key = facts.get("key")
     uploaded = head(boto3.client("s3"), pipeline.bucket_name, key) if key else None
     if not uploaded:
@@ -359,10 +358,10 @@ def _logged(pipeline: Pipeline, facts: dict[str, Any]) -> str:
         if line.failed and line.facts.get("key") == key:
             last = str(line.facts.get("error"))
     if not last:
-        return "The function has logged no error of this file since its upload."
+        return ". The function has logged no error of this file since its upload"
     if last == facts["error"]:
-        return "The function has logged the same error."
-    return f"The last error that the function has logged is another one: {printable(last)}"
+        return ". The function has logged the same error"
+    return f". The last error that the function has logged is another one: {printable(last)}"
 
 
 def _print(console: Console, text: str) -> None:
