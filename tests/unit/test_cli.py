@@ -320,4 +320,4 @@ def test_a_time_is_read_as_s3_writes_it(text: str, time: datetime) -> None:
 def test_what_is_not_a_time_is_refused() -> None:
     result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", "--since", "yesterday"])
     assert result.exit_code == 2
-    assert "'yesterday' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z." in result.output
+    assert "'yesterday' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago." in result.output

@@ -67,7 +67,7 @@ class CloudWatch:
 @pytest.fixture
 def cloudwatch(monkeypatch: pytest.MonkeyPatch) -> CloudWatch:
     cloudwatch = CloudWatch()
-    create = boto3.client
+    create: Any = boto3.client
 
     def client(service: str, **options: Any) -> Any:  # noqa: ANN401 - any client
         made: Any = create(service, "eu-west-1", aws_access_key_id="test", aws_secret_access_key="test", **options)
@@ -100,7 +100,8 @@ def line(outcome: str = "failed", **facts: Any) -> str:  # noqa: ANN401 - any JS
 @st.composite
 def arrivals(draw: st.DrawFn) -> list[list[int]]:
     """Return the times of the lines in each look's batch, none of them later than may be."""
-    newest, batches = NOW_MS, []
+    newest = NOW_MS
+    batches: list[list[int]] = []
     for _ in range(draw(st.integers(1, 5))):
         batch = draw(st.lists(st.integers(max(NOW_MS, newest - OVERLAP_MS), newest + 2 * OVERLAP_MS), max_size=8))
         newest = max([newest, *batch])
@@ -114,9 +115,11 @@ def test_no_line_is_lost_or_repeated_in_whatever_order_they_arrive(
     cloudwatch: CloudWatch, batches: list[list[int]]
 ) -> None:
     names = iter(range(1000))
-    cloudwatch.events, cloudwatch.starts = [], []
-    cloudwatch.later = [[cloudwatch.event(time, str(next(names))) for time in batch] for batch in [*batches, []]]
+    cloudwatch.events.clear()
+    cloudwatch.starts.clear()
+    cloudwatch.later = [[cloudwatch.event(time, str(next(names))) for time in batch] for batch in batches]
     wanted = sorted(event["message"] for batch in cloudwatch.later for event in batch)
+    cloudwatch.later.append([])  # a last look, without new lines
     found: list[str] = []
 
     def follow(lines: Iterator[logs.Line]) -> None:
@@ -184,7 +187,7 @@ def test_a_line_is_shown_as_text(cloudwatch: CloudWatch, message: str, text: str
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_line_is_one_line(cloudwatch: CloudWatch, message: str) -> None:
-    cloudwatch.events = []
+    cloudwatch.events.clear()
     cloudwatch.add(message)
     assert len(shown().splitlines()) == 1
 

@@ -189,6 +189,7 @@ def run(case: Case, environment: dict[str, str], *, debug: bool = False) -> list
     """
     os.environ.update(environment)
     sys.path.insert(0, str(ROOT / "lambda_code"))
+    sys.modules.pop("lambda_function", None)  # that of an earlier call has its clients and replacements
     documents: dict[str, dict[str, Any]] = {}
     logged: list[dict[str, Any]] = []
     with _writing_nothing():
