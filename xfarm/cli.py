@@ -106,7 +106,7 @@ class Time(click.ParamType[datetime]):
             if ago:
                 return datetime.now(UTC) - timedelta(**{self.units[ago[2]]: int(ago[1])})
             time = datetime.fromisoformat(str(value))
-        except (ValueError, OverflowError):
+        except ValueError:
             self.fail(
                 f"'{value}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago.", param, ctx
             )
@@ -369,7 +369,7 @@ def logs(stack: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 
 @click.argument("words", metavar="[STACK] KEY|MESSAGE-ID|FILE", nargs=-1, required=True)
 @click.option("--pdb", is_flag=True, help="Start Python's debugger where an error is raised.")
 def reproduce(words: tuple[str, ...], *, pdb: bool) -> None:
-    """Process a file on this machine with the function's settings, and write nothing."""
+    """Process a file on this machine, and compare the result."""
     from xfarm.operations.reproduce import reproduce as operation
 
     stack, *what = words if words[1:] else (LOCAL, *words)

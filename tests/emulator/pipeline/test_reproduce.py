@@ -73,7 +73,8 @@ def objects(driver: Driver) -> dict[str, str]:
 
 
 def stored(driver: Driver, name: str) -> str:
-    """Upload a file, wait for its result, and return its key."""
+    """Upload a file that was not there before, wait for its result, and return its key."""
+    assert name not in driver.results()
     driver.upload({name: ROWS})
     eventually(lambda: name in driver.results())
     return driver.pipeline.input_prefix + name
@@ -101,7 +102,7 @@ def test_what_another_process_makes_different_is_named(driver: Driver, monkeypat
     def changed(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
         return as_shipped(source, body) | {"rows": 7, "new\x1b": "x"}
 
-    key = stored(driver, "a.csv")
+    key = stored(driver, "changed.csv")
     before = objects(driver)
     monkeypatch.setattr(process, "process", changed)
     text = shown(driver, key)
@@ -112,8 +113,8 @@ def test_what_another_process_makes_different_is_named(driver: Driver, monkeypat
 
 
 def test_a_local_file_is_compared_with_the_result_of_its_name(driver: Driver, tmp_path: Path) -> None:
-    stored(driver, "a.csv")
-    local = tmp_path / "a.csv"
+    stored(driver, "local.csv")
+    local = tmp_path / "local.csv"
     local.write_bytes(ROWS)
     text = shown(driver, str(local))
     # `Driver.upload` names no type, as the others do by the file's name.
@@ -159,7 +160,7 @@ def test_the_debugger_starts_where_an_error_is_raised(driver: Driver, monkeypatc
 
 def test_a_message_that_is_gone_is_found_in_the_log(driver: Driver) -> None:
     key = stored(driver, "from the log.csv")
-    (line,) = [line for line in driver.logged() if line.get("key") == key]
+    (line,) = eventually(lambda: [line for line in driver.logged() if line.get("key") == key])
     text = shown(driver, line["message_id"][:8])
     assert "The message is not in the dead-letter queue. The log says which file it was about." in text
     assert text.endswith("Equal to the stored result. Nothing was written.\n")
@@ -211,7 +212,7 @@ def test_an_id_that_several_messages_have_is_refused(driver: Driver, monkeypatch
 def test_what_process_itself_writes_is_discarded_and_what_it_deletes_is_refused(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = stored(driver, "a.csv")
+    key = stored(driver, "writing.csv")
     before = objects(driver)
 
     def writing(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
@@ -238,7 +239,7 @@ def test_what_process_itself_writes_is_discarded_and_what_it_deletes_is_refused(
 def test_code_that_cannot_be_imported_is_shown(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key = stored(driver, "a.csv")
+    key = stored(driver, "imported.csv")
     monkeypatch.delattr(process, "process")
     with pytest.raises(UserError, match="the function's code can't be imported, so Lambda could not run it either"):
         shown(driver, key)
@@ -261,7 +262,8 @@ def test_the_functions_own_environment_is_used(
     def replace(parsed: dict[str, Any], **_: object) -> None:
         parsed["Environment"] = environment
 
-    key = stored(driver, "environment.csv")
+    key = f"{driver.pipeline.input_prefix}environment {words}.csv"
+    driver.upload({f"environment {words}.csv": ROWS})
     create: Any = boto3.client
 
     def client(service: str, **options: Any) -> Any:  # noqa: ANN401 - any client
@@ -275,8 +277,8 @@ def test_the_functions_own_environment_is_used(
 
 
 def test_a_result_of_another_file_at_the_same_place_is_not_compared(driver: Driver) -> None:
-    key = stored(driver, "a.csv")
-    place = f"{driver.pipeline.output_prefix}a.csv.json"
+    key = stored(driver, "another.csv")
+    place = f"{driver.pipeline.output_prefix}another.csv.json"
     document = json.dumps({"key": "inputs/another"})
     boto3.client("s3").put_object(Bucket=driver.pipeline.bucket_name, Key=place, Body=document.encode())
     assert shown(driver, key).endswith("There is no stored result. Nothing was written.\n")
