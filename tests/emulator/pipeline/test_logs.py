@@ -50,6 +50,8 @@ def test_the_attempts_at_a_file_are_shown_with_their_errors(driver: Driver) -> N
     text = "\n".join(shown(driver))
     assert f"processed {driver.pipeline.input_prefix}fine.csv (attempt 1 of 2, " in text
     assert f"REPORT {driver.pipeline.input_prefix}fine.csv, Duration: " in text
+    events = boto3.client("logs").filter_log_events(logGroupName=driver.pipeline.log_group_name)["events"]
+    assert len({event.get("eventId") for event in events}) == len(events)  # or equal lines would be shown once
     driver.allow_reading()
 
 
@@ -69,7 +71,7 @@ def test_a_log_of_several_pages_is_read_to_its_end(driver: Driver) -> None:
 
 @contextmanager
 def following(driver: Driver) -> Iterator[subprocess.Popen[str]]:
-    """Run `xfarm logs --follow`, and wait until it has shown the first line."""
+    """Run `xfarm logs --follow`, and wait until it has shown all lines that there are."""
     # Child processes inherit an ignored signal, and pytest in the background ignores this one.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -84,9 +86,13 @@ def following(driver: Driver) -> Iterator[subprocess.Popen[str]]:
     finally:
         signal.signal(signal.SIGINT, previous)
     with process:
-        assert process.stdout
-        assert "test_event" in process.stdout.readline()
-        yield process
+        try:
+            assert process.stdout
+            while " REPORT " not in process.stdout.readline():
+                assert process.poll() is None
+            yield process
+        finally:
+            process.kill()
 
 
 def test_new_lines_are_followed_until_ctrl_c(driver: Driver) -> None:
@@ -106,6 +112,7 @@ def test_following_ends_when_nobody_reads_even_if_there_is_nothing_new(driver: D
         assert process.stdout
         assert process.stderr
         process.stdout.close()
+        eventually(lambda: process.poll() is not None)
         errors = process.stderr.read()
     assert process.returncode == 1
     assert errors == f"Following {driver.pipeline.log_group_name} until you press Ctrl-C.\n"

@@ -48,7 +48,7 @@ def _as_in_a_new_process(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "lambda_function", lambda_function)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("INPUT_PREFIX", "OUTPUT_PREFIX"):
-        monkeypatch.setenv(name, "not yet/")
+        monkeypatch.setenv(name, f"{name}/")
 
 
 def failing(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
