@@ -11,7 +11,7 @@ import pdb  # noqa: T100 - for --pdb
 import re
 import sys
 import traceback
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -355,9 +355,10 @@ def _logged(pipeline: Pipeline, facts: dict[str, Any]) -> str:
     if not uploaded:
         return ""
     last = ""
-    for line in logs.lines(pipeline, uploaded["LastModified"], pattern=logs.field_pattern("key", str(key))):
-        if line.failed and line.facts.get("key") == key:
-            last = str(line.facts.get("error"))
+    with suppress(UserError):  # there is no log; what is to be shown is the failure
+        for line in logs.lines(pipeline, uploaded["LastModified"], pattern=logs.field_pattern("key", str(key))):
+            if line.failed and line.facts.get("key") == key:
+                last = str(line.facts.get("error"))
     if not last:
         return ". The function has logged no error of this file since its upload"
     if last == facts["error"]:

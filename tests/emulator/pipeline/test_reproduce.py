@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_a_failure_recurs_with_the_same_error(driver: Driver, monkeypatch: pytes
     assert shown(driver, letter.message_id).endswith("There is no stored result. Nothing was written.\n")
 
 
+def test_a_failure_is_shown_without_a_log(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = replace(driver.pipeline, log_group_name="deleted")
+    driver.upload({"bad too.csv": ROWS})
+    monkeypatch.setattr(process, "process", failing)
+    with pytest.raises(UserError, match=r"RuntimeError: test failure\. The function has logged no error of this file"):
+        reproduce.reproduce(pipeline, f"{pipeline.input_prefix}bad too.csv", Console(file=io.StringIO()))
+
+
 def test_the_debugger_starts_where_an_error_is_raised(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def post_mortem(traceback: Any) -> None:  # noqa: ANN401 - as in pdb
         while traceback.tb_next:
@@ -259,7 +268,7 @@ def test_code_that_cannot_be_imported_is_shown(
 def test_the_functions_own_environment_is_used(
     driver: Driver, environment: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def replace(parsed: dict[str, Any], **_: object) -> None:
+    def answer(parsed: dict[str, Any], **_: object) -> None:
         parsed["Environment"] = environment
 
     key = f"{driver.pipeline.input_prefix}environment {words}.csv"
@@ -268,7 +277,7 @@ def test_the_functions_own_environment_is_used(
 
     def client(service: str, **options: Any) -> Any:  # noqa: ANN401 - any client
         made: Any = create(service, **options)
-        made.meta.events.register("after-call.lambda.GetFunctionConfiguration", replace)
+        made.meta.events.register("after-call.lambda.GetFunctionConfiguration", answer)
         return made
 
     monkeypatch.setattr(boto3, "client", client)
