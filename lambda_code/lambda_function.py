@@ -25,6 +25,7 @@ import time
 import traceback
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import boto3
@@ -273,6 +274,8 @@ def _handle_record(record: ObjectCreated | NotUnderstoodError, message: dict[str
             raise record  # noqa: TRY301 - it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
         level, outcome = "INFO", deadline.work(record, facts)
+        if record.event_time:
+            facts["since_upload_ms"] = round((datetime.now(UTC) - record.event_time).total_seconds() * 1000)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that `process` does may fail the other messages
         level, outcome, done = "ERROR", "failed", False
         facts |= {

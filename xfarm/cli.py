@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -296,19 +297,34 @@ def watch(stack: str, port: int) -> None:
 @_stack
 @_json
 def dead_letters(stack: str, *, as_json: bool) -> None:
-    """List the files that could not be processed, and why."""
+    """List the files that could not be processed, by their causes."""
     from xfarm.operations import dead_letters as operation
 
-    operation.show(_deployed(stack), _console(), as_json=as_json)
+    _end_like_ctrl_c()
+    operation.show(_deployed(stack), _console(stderr=as_json), as_json=as_json)
 
 
 @xfarm.command()
 @_stack
-def redrive(stack: str) -> None:
+@click.option("--cause", metavar="NUMBER", help="Only the dead letters of this cause, as `dead-letters` numbers it.")
+@click.option("--key", metavar="KEY", help="Only this file.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most so many of them.")
+@click.option("--rate", type=click.IntRange(1, 500), help="Files a second at most.")
+@click.option("--no-trial", is_flag=True, help="Move more than ten without waiting for the result of the first.")
+@click.option("--discard", is_flag=True, help="Move them to a file in the current folder instead.")
+@_yes
+def redrive(stack: str, *, discard: bool, yes: bool, rate: int | None, no_trial: bool, **choice: Any) -> None:  # noqa: ANN401 - passed on
     """Move the dead letters back to the main queue."""
+    from xfarm.operations.discard import discard as to_file
     from xfarm.operations.redrive import redrive as operation
 
-    operation(_deployed(stack), _console())
+    if discard and (rate or no_trial):
+        raise click.UsageError("--discard moves nothing to the main queue, so it takes no --rate or --no-trial.")
+    _end_like_ctrl_c()
+    if discard:
+        to_file(_deployed(stack), _console(), Path.cwd(), **choice, ask=not yes and stack != LOCAL)
+    else:
+        operation(_deployed(stack), _console(), **choice, rate=rate, trial=not no_trial)
 
 
 @xfarm.command()
@@ -375,6 +391,7 @@ def reproduce(words: tuple[str, ...], *, pdb: bool) -> None:
     stack, *what = words if words[1:] else (LOCAL, *words)
     if len(what) != 1:
         raise click.UsageError("name one stack, and one key, message or file.")
+    _end_like_ctrl_c()
     operation(_deployed(stack), what[0], _console(), debug=pdb)
 
 
@@ -411,9 +428,16 @@ def emulator(action: str) -> None:
     sys.exit(0 if running or action == "stop" else 1)
 
 
+def _end_like_ctrl_c() -> None:
+    """Let a closed terminal and `kill` end this process like Ctrl-C, which makes received messages visible again."""
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup`
+            signal.signal(number, signal.default_int_handler)
+
+
 def _exports(stack: str) -> Exports:
     from xfarm.orchestrator import targets
-    from xfarm.orchestrator.engine import exports
+    from xfarm.orchestrator.states import exports
 
     targets.activate(stack, _notify)
     return exports(stack)

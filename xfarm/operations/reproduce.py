@@ -139,8 +139,10 @@ def _message(pipeline: Pipeline, beginning: str) -> Case:
     Raises:
         UserError: There is no such message, or there are several.
     """
-    with dead_letters.received(pipeline) as messages:
-        bodies = {each["MessageId"]: each["Body"] for each in messages if each["MessageId"].startswith(beginning)}
+    bodies: dict[str, str] = {}
+    with dead_letters.Received(pipeline) as received:
+        for messages in received.batches():
+            bodies |= {each["MessageId"]: each["Body"] for each in messages if each["MessageId"].startswith(beginning)}
     keys: dict[str, Any] = {}
     if not bodies:
         pattern = logs.field_pattern("message_id", beginning)
