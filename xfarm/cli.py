@@ -270,6 +270,16 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
 
 @xfarm.command()
 @_stack
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def develop(stack: str, files: tuple[Path, ...]) -> None:
+    """Deploy each change of the function's code, and process files."""
+    from xfarm.operations.develop import develop as operation
+
+    operation(_deployed(stack), ROOT / "lambda_code", files or (ROOT / "examples",), _console())
+
+
+@xfarm.command()
+@_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
     """Show what is deployed, and the messages in the queues."""
