@@ -151,7 +151,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
                     progress.update(task, state="waiting for the queue")
                     time.sleep(1)  # SQS has nothing to wait for
-                messages = [message for key in batch if (message := _message(s3, pipeline, key))]
+                messages = [message for key in batch if (message := message_about(s3, pipeline, key))]
                 send_batch(
                     sqs, pipeline, [{"Id": str(number), "MessageBody": body} for number, body in enumerate(messages)]
                 )
@@ -164,7 +164,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)
 
 
-def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
+def message_about(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
     """Return S3's event notification for an object as it is now, or None if it does not exist."""
     current = head(s3, pipeline.bucket_name, key)
     if not current:
