@@ -547,11 +547,10 @@ _POLL_S: Final = 0.2
 
 
 def save_all(services: dict[str, Callable[[], Any]]) -> None:
-    """Save the state of all services, record that, and end this process and the workers of Lambda functions."""
+    """Save the state of all services, and record that."""
     _save_all(services)
     with LOCK.open("a") as lock:
         lock.write(" saved")
-    os.killpg(0, signal.SIGKILL)  # in a shutdown; nothing is left to do, and the workers would outlive this process
 
 
 def end_with_folder(inode: int) -> None:

@@ -121,6 +121,9 @@ class Emulator:
                     raise UserError(f"the AWS emulator (process {pid}) doesn't stop: end it with `kill -9 {pid}`.")
                 time.sleep(_POLL_S)
             self._forget(lock)
+        if pid:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # the workers of Lambda functions
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the emulator and its Lambda functions, without any secret of the user."""
