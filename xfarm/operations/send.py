@@ -246,12 +246,17 @@ class UploadTracker:
         self._s3 = _s3()
         self._seen = 0
 
-    def look(self, waiting: list[Upload]) -> list[Arrival]:
-        """Return an arrival for each of the uploads `waiting` that has ended."""
+    def look(self, waiting: list[Upload], *, at_dead_letters: bool = True) -> list[Arrival]:
+        """Return an arrival for each of the uploads `waiting` that has ended.
+
+        Args:
+            waiting: The uploads.
+            at_dead_letters: Whether to read the dead-letter queue too.
+        """
         with ThreadPoolExecutor(THREADS) as pool:
             arrivals = list(filter(None, pool.map(partial(_result, self._s3, self._pipeline), waiting)))
         waiting = _without(waiting, arrivals)
-        if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
+        if waiting and at_dead_letters and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
             letters = peek(self._pipeline)
             self._seen = len(letters)
             arrivals += _dead(self._pipeline, waiting, letters)
