@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -95,17 +95,28 @@ def _selection(command: _Command) -> _Command:
 
 
 class Time(click.ParamType[datetime]):
-    """A time, as S3 and `xfarm audit --json` print it, in UTC if it has no time zone."""
+    """A time, as S3 and `xfarm audit --json` print it, in UTC if it has no time zone; or how long ago, as in `2h`."""
 
     name = "time"
+    units: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401 - as in the base class
         """Return the time."""
+        ago = re.fullmatch(r"([0-9]{1,5})([smhdw])", str(value))
         try:
+            if ago:
+                return datetime.now(UTC) - timedelta(**{self.units[ago[2]]: int(ago[1])})
             time = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"'{value}' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z.", param, ctx)
+            self.fail(
+                f"'{value}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago.", param, ctx
+            )
         return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+_since = click.option(
+    "--since", type=Time(), metavar="TIME", help="Only from then on: a time in UTC, or 30m, 2h or 7d for so long ago."
+)
 
 
 def _notify(message: str) -> None:
@@ -259,6 +270,16 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
 
 @xfarm.command()
 @_stack
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def develop(stack: str, files: tuple[Path, ...]) -> None:
+    """Deploy each change of the function's code, and process files."""
+    from xfarm.operations.develop import develop as operation
+
+    operation(_deployed(stack), ROOT / "lambda_code", files or (ROOT / "examples",), _console())
+
+
+@xfarm.command()
+@_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
     """Show what is deployed, and the messages in the queues."""
@@ -296,7 +317,7 @@ def dead_letters(stack: str, *, as_json: bool) -> None:
 @xfarm.command()
 @_stack
 @click.option("--cause", metavar="NUMBER", help="Only the dead letters of this cause, as `dead-letters` numbers it.")
-@click.option("--key", metavar="KEY", help="Only the dead letters of this file.")
+@click.option("--key", metavar="KEY", help="Only this file.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most so many of them.")
 @click.option("--rate", type=click.IntRange(1, 500), help="Files a second at most.")
 @click.option("--no-trial", is_flag=True, help="Move more than ten without waiting for the result of the first.")
@@ -333,7 +354,7 @@ def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
 @_stack
 @click.argument("prefix", default="")
 @click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
-@click.option("--since", type=Time(), metavar="TIME", help="Only files written since then, in UTC.")
+@_since
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Only the keys in this file, a line each."
 )
@@ -357,6 +378,34 @@ def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # no
 
 
 @xfarm.command()
+@_stack
+@click.option("--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("--key", metavar="KEY", help="Only this file.")
+@click.option("--errors", is_flag=True, help="Only failures.")
+@_since
+@_json
+def logs(stack: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Show the function's log: the attempts at each file. By default, of the last hour."""
+    from xfarm.operations import logs as operation
+
+    operation.show(_deployed(stack), _console(), as_json=as_json, **options)
+
+
+@xfarm.command()
+@click.argument("words", metavar="[STACK] KEY|MESSAGE-ID|FILE", nargs=-1, required=True)
+@click.option("--pdb", is_flag=True, help="Start Python's debugger where an error is raised.")
+def reproduce(words: tuple[str, ...], *, pdb: bool) -> None:
+    """Process a file on this machine, and compare the result."""
+    from xfarm.operations.reproduce import reproduce as operation
+
+    stack, *what = words if words[1:] else (LOCAL, *words)
+    if len(what) != 1:
+        raise click.UsageError("name one stack, and one key, message or file.")
+    _end_like_ctrl_c()
+    operation(_deployed(stack), what[0], _console(), debug=pdb)
+
+
+@xfarm.command()
 def env() -> None:
     """Print shell commands that set the environment of `local`. Starts the emulator."""
     from xfarm.orchestrator import local_environment
@@ -377,13 +426,15 @@ def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
 def emulator(action: str) -> None:
     """Start or stop the AWS emulator, or show whether it runs. It keeps its data."""
     from xfarm.orchestrator import local_environment
+    from xfarm.waiting import announced
 
     account = local_environment.emulator(ROOT)
     with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
             local_environment.start(account, _notify)
         if action == "stop":
-            account.stop()
+            with announced(lambda: "Waiting for the AWS emulator to save its data and stop."):
+                account.stop()
         running = account.current()
     _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)
@@ -415,7 +466,7 @@ def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is impo
 
     from xfarm.orchestrator.commands import WIDTH
 
-    console = Console(soft_wrap=True, stderr=stderr)
+    console = Console(soft_wrap=True, stderr=stderr, emoji=False)
     if not console.is_terminal:
         console.width = WIDTH
     return console

@@ -123,6 +123,7 @@ def test_each_file_of_a_folder_is_followed_to_its_result(
 def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     pipeline: Pipeline, tmp_path: Path, console: Console, output: io.StringIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    earlier = status.health(pipeline).times
     paths = [tmp_path / "bad.csv", tmp_path / "good.csv"]
     for path in paths:
         path.write_text("x\n", encoding="utf-8")
@@ -150,8 +151,8 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     assert state.failed_attempts == RECEIVES
     assert state.causes == {"RuntimeError: test failure": RECEIVES}
     assert state.times
-    assert (state.times.files, state.times.minutes) == (1, 60)
-    assert 0 < state.times.p50 == state.times.p95 == state.times.p99 < 600
+    assert (state.times.files, state.times.minutes) == (1 + (earlier.files if earlier else 0), 60)
+    assert 0 < state.times.p50 <= state.times.p95 <= state.times.p99 < 600
 
     boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
     redrive(pipeline, console)

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,13 @@ def client(emulator: Emulator, service: str) -> Any:  # noqa: ANN401 - each serv
 
 def process(emulator: Emulator) -> int:
     return int((emulator.directory / "lock").read_text().split()[0])
+
+
+def living(group: int) -> int:
+    """Return how many processes of a group are living."""
+    done = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)
+    listed = [line.split() for line in done.stdout.splitlines()]
+    return sum(int(pgid) == group and not stat.startswith("Z") for pgid, stat in listed)
 
 
 def test_it_starts_once_and_stops(emulator: Emulator) -> None:
@@ -121,6 +129,9 @@ def test_files_are_processed_when_it_starts_again_at_another_port(emulator: Emul
         assert boto3.client("sqs").create_queue(QueueName=pipeline.main_queue_name)["QueueUrl"] == (
             pipeline.main_queue_url
         )
+        group = process(emulator)
+        assert living(group) > 1
+    eventually(lambda: not living(group))  # the workers of the function, too
 
 
 def test_it_is_found_at_the_port_that_it_was_started_with(emulator: Emulator) -> None:
@@ -138,6 +149,40 @@ def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emula
     emulator.start()
     assert process(emulator) != first
     assert emulator.running()
+
+
+def test_it_is_found_if_the_command_that_started_it_was_killed_at_once(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def start_and_die(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - those of `Popen`
+        popen(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start_and_die)
+        if not (fork := os.fork()):
+            try:
+                emulator.start()
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == -signal.SIGKILL
+    emulator.start()
+    assert emulator.running()
+    emulator.stop()
+    assert not emulator.running()
+
+
+def test_it_saves_its_data_in_the_new_place_and_ends_if_its_folder_is_moved(emulator: Emulator) -> None:
+    emulator.start()
+    queue = client(emulator, "sqs").create_queue(QueueName="queue")["QueueUrl"]
+    moved = replace(emulator, directory=emulator.directory.rename(emulator.directory.with_name("moved")))
+    eventually(lambda: not moved.running())
+    assert not emulator.directory.exists()
+    with running(moved):
+        assert client(moved, "sqs").list_queues()["QueueUrls"] == [queue]
+        assert not moved.unsaved.exists()
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:

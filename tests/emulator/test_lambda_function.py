@@ -213,6 +213,7 @@ def test_a_file_gets_a_document(
         "outcome": "processed",
         "request_id": "request-1",
         "message_id": "m1",
+        "receive_count": 1,
         "bucket": account.bucket,
         "key": f"inputs/{key}",
         "sequencer": "0A",

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,7 +16,7 @@ from rich.table import Table
 
 from xfarm import cli
 from xfarm.errors import UserError
-from xfarm.operations import discard, pipeline, redrive, send, status
+from xfarm.operations import discard, pipeline, redrive, reproduce, send, status
 from xfarm.orchestrator import commands, targets
 from xfarm.paths import ROOT
 from xfarm.watch import server
@@ -229,7 +229,7 @@ def test_wrong_usage_has_an_exit_code_of_its_own(arguments: list[str]) -> None:
     "command", [name for name in cli.xfarm.commands if name not in {"send", "env", "emulator", "new-stack"}]
 )
 def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
-    result = run(command, "nowhere")
+    result = run(command, "nowhere", *(["inputs/a"] if command == "reproduce" else []))
     assert result.exit_code == 1
     assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
 
@@ -319,10 +319,20 @@ def test_a_time_is_read_as_s3_writes_it(text: str, time: datetime) -> None:
     assert cli.Time().convert(text, None, None) == time
 
 
-def test_what_is_not_a_time_is_refused() -> None:
-    result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", "--since", "yesterday"])
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [("30s", timedelta(seconds=30)), ("5m", timedelta(minutes=5)), ("2h", timedelta(hours=2)), ("1w", timedelta(7))],
+)
+def test_a_time_may_be_so_long_ago(text: str, ago: timedelta) -> None:
+    before = datetime.now(UTC)
+    assert before <= cli.Time().convert(text, None, None) + ago <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2x", "-1h", ""])
+def test_what_is_not_a_time_is_refused(text: str) -> None:
+    result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", f"--since={text}"])
     assert result.exit_code == 2
-    assert "'yesterday' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z." in result.output
+    assert f"'{text}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago." in result.output
 
 
 @pytest.fixture
@@ -388,7 +398,7 @@ def test_options_that_make_no_sense_are_wrong_usage(options: tuple[str, ...], re
         (signal.SIGHUP, signal.SIG_IGN, 0),  # as in `nohup`
     ],
 )
-@pytest.mark.parametrize("command", ["redrive", "dead-letters"])
+@pytest.mark.parametrize("command", ["redrive", "dead-letters", "reproduce"])
 def test_a_closed_terminal_or_kill_is_like_ctrl_c_unless_ignored(
     command: str, number: signal.Signals, before: signal.Handlers, returned: int
 ) -> None:
@@ -402,3 +412,25 @@ def test_a_closed_terminal_or_kill_is_like_ctrl_c_unless_ignored(
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == returned, done.stderr
     assert ("error: interrupted" in done.stderr) is bool(returned)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stack", "what"),
+    [(["inputs/a"], "local", "inputs/a"), (["dev", "inputs/a"], "dev", "inputs/a"), (["dev"], "local", "dev")],
+)
+def test_the_last_word_is_what_to_reproduce(
+    arguments: list[str], stack: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(deployed: str, name: str, _console: object, *, debug: bool) -> None:
+        called.update(stack=deployed, what=name, debug=debug)
+
+    called: dict[str, object] = {}
+    monkeypatch.setattr(cli, "_deployed", str)
+    monkeypatch.setattr(reproduce, "reproduce", record)
+    assert run("reproduce", *arguments, "--pdb").exit_code == 0
+    assert called == {"stack": stack, "what": what, "debug": True}
+
+
+@pytest.mark.parametrize("arguments", [(), ("dev", "a", "b")])
+def test_only_one_file_is_reproduced(arguments: tuple[str, ...]) -> None:
+    assert run("reproduce", *arguments).exit_code == 2

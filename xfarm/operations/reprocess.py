@@ -16,6 +16,7 @@ from xfarm.errors import UserError
 from xfarm.operations import audit
 from xfarm.operations.pipeline import counts, printable
 from xfarm.operations.send import head
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,8 +139,11 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     )
     sent, gone, last = 0, 0, None
     try:
-        with progress:
-            task = progress.add_task("", total=None, state="")
+        task = progress.add_task("", total=None, state="")
+        with (
+            progress,
+            announced(lambda: f"{sent:,} sent, {progress.tasks[0].fields['state']}", unless=console.is_terminal),
+        ):
             due = 0.0
             for batch in audit.chunks(keys, max(1, min(BATCH, int(rate)))):
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -147,7 +151,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
                     progress.update(task, state="waiting for the queue")
                     time.sleep(1)  # SQS has nothing to wait for
-                messages = [message for key in batch if (message := _message(s3, pipeline, key))]
+                messages = [message for key in batch if (message := message_about(s3, pipeline, key))]
                 send_batch(
                     sqs, pipeline, [{"Id": str(number), "MessageBody": body} for number, body in enumerate(messages)]
                 )
@@ -160,7 +164,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)
 
 
-def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
+def message_about(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
     """Return S3's event notification for an object as it is now, or None if it does not exist."""
     current = head(s3, pipeline.bucket_name, key)
     if not current:

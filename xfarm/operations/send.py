@@ -24,6 +24,7 @@ from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
 from xfarm.operations.pipeline import counts, printable
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -179,9 +180,13 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
             raise RuntimeError  # boto3 would retry after an OSError
         progress.advance(task, sent)
 
-    with progress, ThreadPoolExecutor(THREADS) as pool:
+    task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
+    with (
+        announced(lambda: f"{progress.tasks[0].percentage:.0f} % uploaded.", unless=console.is_terminal),
+        progress,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
         try:
-            task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
             running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
             return [each.result() for each in running]
         finally:  # after an error or Ctrl-C, stop the other uploads
@@ -356,11 +361,14 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
         return
     waiting = {each.key: each for each in uploads}
     dead = 0
-    with console.status("") as status:
-        status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+
+    def remaining() -> str:
+        return f"waiting for {len(waiting)} of {len(uploads)}"
+
+    with console.status(remaining()) as status, announced(remaining, unless=console.is_terminal):
         for arrival in follow(pipeline, uploads, timeout):
             del waiting[arrival.upload.key]
-            status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+            status.update(remaining())
             if arrival.document is None:
                 dead += 1
                 _line(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)

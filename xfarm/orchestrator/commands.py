@@ -63,10 +63,12 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     Raises:
         UserError: The operation was not started.
     """
-    console = _Console(soft_wrap=True, stderr=as_json, record=_STEP_SUMMARY in os.environ)
+    console = _Console(soft_wrap=True, stderr=as_json, emoji=False, record=_STEP_SUMMARY in os.environ)
     if not console.is_terminal:
         console.width = WIDTH
-    notices = Console(stderr=True, soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
+    notices = Console(
+        stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False, record=_STEP_SUMMARY in os.environ
+    )
     selected = _select(graph.dependencies(), only, first)
     with _step_summary(notices, console):
         targets.activate(stack, notices.print, engines=True, preview=operation == "preview")
@@ -402,14 +404,14 @@ def show_outputs(stack: str, *, as_json: bool) -> None:
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print)
+    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print)
     exported = exports(stack)
     if as_json:
         print(json.dumps(exported, indent=2))
         return
-    console = Console(soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
+    console = Console(soft_wrap=True, highlight=False, emoji=False, record=_STEP_SUMMARY in os.environ)
     with _step_summary(console):
         for project, values in exported.items():
             console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
             for name, value in (values or {}).items():
-                console.print(f"  {name} = {value}")
+                console.print(f"  {name} = {value}", markup=False)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
+from threading import Lock
 from typing import Final, Self
 
 from pulumi.automation import CommandResult, PulumiCommand
@@ -28,6 +29,9 @@ def stop_engines() -> None:
     """
     for engine in list(_engines):
         engine.send_signal(signal.SIGINT)
+
+
+_asking: Final = Lock()
 
 
 @cache
@@ -58,7 +62,8 @@ class PulumiCli(PulumiCommand):
         Raises:
             UserError: It is too old.
         """
-        return cli_version()
+        with _asking:  # several stacks would ask at the same time
+            return cli_version()
 
     def under(self, claim: Claim) -> Self:
         """Return a CLI that runs engines under a claim."""
