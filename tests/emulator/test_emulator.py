@@ -1,12 +1,16 @@
 """Starting and stopping the emulator, and what it keeps."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import boto3
@@ -138,6 +142,80 @@ def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emula
     emulator.start()
     assert process(emulator) != first
     assert emulator.running()
+
+
+@pytest.fixture
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process, which has a process group of its own."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def test_it_is_stopped_only_once_the_command_that_starts_it_has_recorded_its_process(
+    emulator: Emulator, other_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    kill = os.kill
+
+    def record(process: int, number: int) -> None:
+        killed.append(process)
+        if process == other_process.pid:  # 0 would be the process group of this test
+            kill(process, number)
+
+    monkeypatch.setattr(os, "kill", record)
+    emulator.directory.mkdir()
+    path = emulator.directory / "lock"
+    with path.open("a") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        looked = Event()
+        pause = emulator._pause  # noqa: SLF001 - to know that it waits
+
+        def wait(deadline: float) -> None:
+            looked.set()
+            pause(deadline)
+
+        monkeypatch.setattr(Emulator, "_pause", staticmethod(wait))
+        stopping = pool.submit(emulator.stop)
+        while not looked.is_set() and not stopping.done():
+            looked.wait(0.1)
+        assert killed == []
+        path.write_text(f"{other_process.pid} {emulator.port}")
+        other_process.wait()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        stopping.result()
+    assert killed == [other_process.pid]
+
+
+def test_a_start_forgets_the_process_of_the_last_one_before_it_waits_for_its_port(
+    emulator: Emulator, other_process: subprocess.Popen[bytes]
+) -> None:
+    emulator.directory.mkdir()
+    (emulator.directory / "lock").write_text(f"{other_process.pid} {emulator.port}")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", emulator.port))
+        taken.listen()
+        with pytest.raises(UserError, match="is taken by another program"):
+            emulator.start()
+    assert (emulator.directory / "lock").read_text() == ""
+    assert emulator.unsaved.exists()
+
+
+def test_it_ends_when_its_folder_is_moved_and_has_saved_there(emulator: Emulator) -> None:
+    with running(emulator):
+        pipeline = create_pipeline(visibility_s=60)
+    moved = replace(emulator, directory=emulator.directory.with_name("moved"))
+    emulator.start()
+    client(emulator, "sqs").create_queue(QueueName="queue")
+    emulator.directory.rename(moved.directory)
+    eventually(lambda: not moved.running())
+    assert not emulator.directory.exists()
+    with running(moved):
+        assert not moved.unsaved.exists()
+        assert boto3.client("sqs").get_queue_url(QueueName="queue")
+        s3, bucket = boto3.client("s3"), pipeline.bucket_name
+        s3.put_object(Bucket=bucket, Key="inputs/a.csv", Body=b"a\n1\n")
+        eventually(lambda: s3.list_objects_v2(Bucket=bucket, Prefix="outputs/")["KeyCount"])
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:

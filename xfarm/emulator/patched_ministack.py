@@ -525,10 +525,15 @@ def save_all(services: dict[str, Callable[[], Any]]) -> None:
 def end_with_folder(inode: int) -> None:
     """End this process and the workers of Lambda functions when the file `lock` is no longer the one with `inode`.
 
-    After `git clean -fdx`, no command could find this process, and it would occupy its port.
+    After `git clean -fdx`, no command could find this process, and it would occupy its port. If the folder was moved,
+    save the data first, in its new place: the workers have files open under paths of the old one.
     """
+    folder = Path.cwd()
     with suppress(FileNotFoundError):
         while LOCK.stat().st_ino == inode:
+            if Path.cwd() != folder:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             time.sleep(_POLL_S)
     os.killpg(0, signal.SIGKILL)
 

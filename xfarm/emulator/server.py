@@ -84,6 +84,10 @@ class Emulator:
                         f"set GATEWAY_PORT={running}, or stop it with `xfarm emulator stop`."
                     )
                 self._pause(deadline)
+            last = (self.directory / "lock").read_text()
+            if last and not last.endswith("saved"):
+                self.unsaved.touch()
+            self._record(lock, "")  # `stop` must not take the last process for this one
             freed_by = time.monotonic() + _PORT_TIMEOUT_S
             while _in_use(self.port):
                 if time.monotonic() > freed_by:
@@ -92,9 +96,6 @@ class Emulator:
                         f"stop that program, or set GATEWAY_PORT to a free port."
                     )
                 time.sleep(_POLL_S)
-            last = (self.directory / "lock").read_text()
-            if last and not last.endswith("saved"):
-                self.unsaved.touch()
             self._spawn(lock)
         while not self._responds():
             if not self.running():
@@ -109,11 +110,14 @@ class Emulator:
             UserError: It doesn't stop.
         """
         with self._lock() as lock:
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            while not (pid := self._recorded()[0]):  # another process starts it
+                if acquire(lock):
+                    return
+                self._pause(deadline)
             if acquire(lock):
                 return
-            pid, _ = self._recorded()
             os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + _STOP_TIMEOUT_S
             while not acquire(lock):
                 if time.monotonic() > deadline:
                     raise UserError(f"the AWS emulator (process {pid}) doesn't stop: end it with `kill -9 {pid}`.")
@@ -133,9 +137,9 @@ class Emulator:
             "MINISTACK_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "PERSIST_STATE": "1",
-            "STATE_DIR": str(self.directory / "state"),
+            "STATE_DIR": "state",
             "S3_PERSIST": "1",
-            "S3_DATA_DIR": str(self.directory / "s3"),
+            "S3_DATA_DIR": "s3",
             # AWS's default quota ("Lambda quotas"); ministack's default depends on the machine's memory.
             "LAMBDA_ACCOUNT_CONCURRENCY": "1000",
             "AUTH": str(self.enforces_iam).lower(),

@@ -12,10 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-import click
 from rich.console import Console
 
-from xfarm.errors import UserError
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
@@ -129,7 +128,7 @@ class _Session:
         self._asking = self._planned and not yes
         self._nothing = "nothing"
         if self._asking and not sys.stdin.isatty():
-            raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
+            raise WrongUsageError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
     def run(self, selected: set[str]) -> list[Report]:
         """Run the operation on the selected projects, and return their reports in the order of the stacks.
@@ -302,10 +301,10 @@ class _Run:
 
 def _select(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
     if only and first:
-        raise click.UsageError("--only and --from exclude each other: give one of them.")
+        raise WrongUsageError("--only and --from exclude each other: give one of them.")
     named = only or first
     if named and named not in everything:
-        raise UserError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
+        raise WrongUsageError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
@@ -411,4 +410,4 @@ def show_outputs(stack: str, *, as_json: bool) -> None:
         for project, values in exported.items():
             console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
             for name, value in (values or {}).items():
-                console.print(f"  {name} = {value}")
+                console.print(f"  {name} =", value if isinstance(value, str) else json.dumps(value), markup=False)

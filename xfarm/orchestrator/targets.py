@@ -110,11 +110,11 @@ def check(stack: str, notify: Callable[[str], None]) -> int:
     notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
     os.environ.clear()
     os.environ.update(account.environment)
-    missing = False
+    failed = False
     for finding in findings(account, stack):
         click.echo(f"{finding.outcome:<8} {finding.text}")
-        missing |= finding.outcome == "missing"
-    return int(missing)
+        failed |= finding.outcome == "failed"
+    return int(failed)
 
 
 def require_known(stack: str) -> None:
