@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from xfarm import credentials
 from xfarm.errors import UserError
 from xfarm.paths import ROOT
 
@@ -38,12 +39,12 @@ class Program(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as in the base class
         """Run the program, and report output that can't be written, even if the error comes at the end."""
+        credentials.guard_output()
         try:
             try:
                 return super().main(*args, **kwargs)
             finally:
-                if sys.stdout:  # it is None if it is closed
-                    sys.stdout.flush()
+                credentials.release_output()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE} or error.filename is not None:
                 raise

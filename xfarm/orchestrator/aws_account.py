@@ -20,6 +20,7 @@ from botocore.credentials import AssumeRoleCredentialFetcher, ContainerProvider,
 from botocore.session import Session
 
 from xfarm.aws_errors import explain
+from xfarm.credentials import remember
 from xfarm.errors import UserError
 from xfarm.orchestrator import role
 
@@ -115,11 +116,13 @@ _VARIABLES: Final = (
     "AWS_DEFAULT_REGION",
     "AWS_ASSUME_ROLE",
     "AWS_PROFILE",
+    "GITHUB_TOKEN",
+    "PULUMI_ACCESS_TOKEN",
 )
 
 
 def _require_clean(values: Mapping[str, str | None]) -> None:
-    """Check that no value contains a line break, or another character that often comes with copied text.
+    """Check that no value contains a line break, a quote, or another character that often comes with copied text.
 
     If a header is malformed, Python's HTTP client and AWS quote it in their error messages, with the credentials in it.
 
@@ -131,9 +134,10 @@ def _require_clean(values: Mapping[str, str | None]) -> None:
     """
     for name, value in values.items():
         # A profile's name may contain spaces, and letters of any alphabet.
-        odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]", value or "")
+        odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]|[\"'`]", value or "")
         if odd:
             what = {"\r": "a line break", "\n": "a line break", "\t": "a tab", " ": "a space"}
+            what |= dict.fromkeys("\"'`", "a quote")
             raise UserError(
                 f"{name} contains {what.get(odd[0], 'a character that is not printable ASCII')}, "
                 "perhaps from copying: set it again without it."
@@ -152,6 +156,7 @@ def _require_clean_credentials(session: boto3.Session) -> None:
     except (OSError, ValueError) as error:  # no such program, or its output is not JSON, and may be a credential
         raise UserError(_PROCESS_FAILED) from error
     if found and credentials:
+        remember(credentials.access_key, credentials.secret_key, credentials.token)
         source = f"of your AWS credentials (from '{found.method}')"
         _require_clean(
             {
@@ -201,6 +206,7 @@ def _assume(session: boto3.Session, arn: str) -> Callable[[], role.Credentials]:
                     f"the role '{arn}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, and that its trust policy "
                     "names the user or role whose credentials you use."
                 ) from error
+        remember(found["access_key"], found["secret_key"], found["token"])
         return {
             "AccessKeyId": found["access_key"],
             "SecretAccessKey": found["secret_key"],

@@ -14,6 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
+from xfarm.credentials import blank
 from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
@@ -113,7 +114,7 @@ def _step_summary(*consoles: Console) -> Iterator[None]:
             text = "".join(console.export_text() for console in consoles) + failure
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
             with Path(path).open("a", encoding="utf-8") as file:
-                file.write(f"{fence}text\n{text}{fence}\n")
+                file.write(blank(f"{fence}text\n{text}{fence}\n"))
 
 
 class _Session:
