@@ -40,7 +40,9 @@ def explain(error: BaseException) -> str | None:
         answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
     ):
         return str(json.loads(answer[0])["message"])  # of our own server (`orchestrator.role`)
-    return f"{without_credentials(str(error))}." if isinstance(error, BotoCoreError | Boto3Error) else None
+    if isinstance(error, BotoCoreError | Boto3Error):
+        return f"{without_credentials(str(error)).strip().rstrip('.')}."
+    return None
 
 
 def without_credentials(text: str) -> str:

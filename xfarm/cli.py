@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOCAL: Final = "local"
 CHANGING: Final = {"deploy", "destroy", "bootstrap", "send", "redrive"}
 """The commands that change something in AWS."""
+OURS: Final = {"lambda_code", "shared", "xfarm"}
+"""The packages of this project."""
 SYSTEM: Final = os.name
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -60,6 +62,14 @@ class Program(click.Group):
         except KeyboardInterrupt:
             going_on = ": what has started in AWS continues there" if ctx.invoked_subcommand in CHANGING else ""
             raise UserError(f"interrupted{going_on}.") from None
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in OURS:
+                raise
+            raise UserError(
+                f"the package '{package}' is not installed in {sys.prefix}: "
+                f"run {sys.executable} -m pip install -c constraints.txt -e '.[local]' in the project's folder."
+            ) from error
         except Exception as error:
             from xfarm.aws_errors import explain
 

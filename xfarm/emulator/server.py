@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Self, TextIO
 from urllib.request import ProxyHandler, build_opener
@@ -71,8 +72,11 @@ class Emulator:
         """Start the emulator, if it isn't running, and wait until it responds. It outlives this process.
 
         Raises:
+            ModuleNotFoundError: It is not installed.
             UserError: The port is taken, or the emulator doesn't respond.
         """
+        if find_spec("ministack") is None:
+            raise ModuleNotFoundError(name="ministack")
         deadline = time.monotonic() + _START_TIMEOUT_S
         with self._lock() as lock:
             while not acquire(lock):

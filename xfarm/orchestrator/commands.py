@@ -113,8 +113,11 @@ def _step_summary(*consoles: Console) -> Iterator[None]:
         if path := os.environ.get(_STEP_SUMMARY):
             text = "".join(console.export_text() for console in consoles) + failure
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(blank(f"{fence}text\n{text}{fence}\n"))
+            try:
+                with Path(path).open("a", encoding="utf-8") as file:
+                    file.write(blank(f"{fence}text\n{text}{fence}\n"))
+            except OSError as error:
+                print(f"{_STEP_SUMMARY} names a file that can't be written: {error.strerror}.", file=sys.stderr)
 
 
 class _Session:

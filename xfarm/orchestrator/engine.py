@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -461,12 +462,14 @@ def _command() -> PulumiCli:
     """Return the Pulumi CLI.
 
     Raises:
-        UserError: It is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
+        UserError: It does not run, or is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
     """
     try:
         return PulumiCli(version=VersionInfo(3, 256, 0))
     except InvalidVersionError as error:
         raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError("the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why.") from error
 
 
 def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
