@@ -1,5 +1,6 @@
 """Everything that deploys and operates the pipeline; installed with the command `xfarm`."""
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -13,3 +14,6 @@ if find_spec("click") is None:
         f"error: the packages that xfarm needs are not installed for {sys.executable}: "
         "run .venv/bin/xfarm, which the README says how to install."
     )
+
+# Before PYTHONPATH, which may lead to packages of the same names as the checkout's.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 - old Pythons

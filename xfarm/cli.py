@@ -399,11 +399,6 @@ def _deployed(stack: str) -> Pipeline:
 
 
 def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is imported below
-    from rich.console import Console
+    from xfarm.orchestrator.commands import make_console
 
-    from xfarm.orchestrator.commands import WIDTH
-
-    console = Console(soft_wrap=True, stderr=stderr)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
+    return make_console(stderr=stderr)

@@ -32,6 +32,30 @@ _STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 """The variable with the path of the file for a step's summary ("Workflow commands", GitHub Actions)."""
 
 
+def make_console(kind: type[Console] = Console, *, stderr: bool = False, record: bool = False) -> Console:
+    """Return a console that shows progress, and fits lines into a width, only if the output is shown at a terminal.
+
+    By default, rich does so as well if FORCE_COLOR is set, which asks for colours only (https://force-color.org).
+
+    Args:
+        kind: The class of the console.
+        stderr: Whether it prints to standard error.
+        record: Whether it records what it prints.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    shown = stream is not None and stream.isatty()
+    made = kind(
+        soft_wrap=True,
+        stderr=stderr,
+        record=record,
+        force_terminal=None if shown else False,
+        color_system="standard" if os.environ.get("FORCE_COLOR") and not shown else "auto",
+    )
+    if not shown:
+        made.width = WIDTH
+    return made
+
+
 def operate(  # noqa: PLR0913 - each is an option of the command line
     operation: Operation,
     stack: str,
@@ -62,9 +86,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     Raises:
         UserError: The operation was not started.
     """
-    console = _Console(soft_wrap=True, stderr=as_json, record=_STEP_SUMMARY in os.environ)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = make_console(_Console, stderr=as_json, record=_STEP_SUMMARY in os.environ)
     notices = Console(stderr=True, soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
     selected = _select(graph.dependencies(), only, first)
     with _step_summary(notices, console):
