@@ -25,6 +25,7 @@ import time
 import traceback
 from contextlib import closing
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict
 
 import boto3
@@ -184,7 +185,7 @@ def handler(event: Json, context: Context) -> BatchResponse:
         message_id = message.get("messageId")
         if not records:
             _log("INFO", "test_event", request_id=context.aws_request_id, message_id=message_id)
-        done = [_handle_record(record, message_id, deadline) for record in records]  # a list, to try all of them
+        done = [_handle_record(record, message, deadline) for record in records]  # a list, to try all of them
         if not all(done) and isinstance(message_id, str) and message_id:
             failures.append({"itemIdentifier": message_id})
     return {"batchItemFailures": failures}
@@ -259,16 +260,22 @@ def _interrupt(_signal: int, frame: FrameType | None) -> None:
 signal.signal(signal.SIGALRM, _interrupt)
 
 
-def _handle_record(record: ObjectCreated | NotUnderstoodError, message_id: Json, deadline: Deadline) -> bool:
+def _handle_record(record: ObjectCreated | NotUnderstoodError, message: dict[str, Json], deadline: Deadline) -> bool:
     """Do the work of one record, log the outcome, and return whether it is done."""
     started = time.monotonic()
-    facts: dict[str, object] = {"request_id": deadline.context.aws_request_id, "message_id": message_id}
+    facts: dict[str, object] = {
+        "request_id": deadline.context.aws_request_id,
+        "message_id": message.get("messageId"),
+        "receive_count": _receives(message),
+    }
     done = True
     try:
         if isinstance(record, NotUnderstoodError):
             raise record  # noqa: TRY301 - it fails like anything else
         facts |= {"bucket": record.bucket, "key": record.key, "sequencer": record.sequencer}
         level, outcome = "INFO", deadline.work(record, facts)
+        if record.event_time:
+            facts["since_upload_ms"] = round((datetime.now(UTC) - record.event_time).total_seconds() * 1000)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - nothing that `process` does may fail the other messages
         level, outcome, done = "ERROR", "failed", False
         facts |= {

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -24,6 +25,7 @@ class ObjectCreated:
         version_id: The version written, or None if the bucket has no versioning.
         sequencer: A hexadecimal number that orders the events of one key, see `is_newer`.
         size: The size in bytes according to the event, or 0 if it gives none.
+        event_time: When S3 received the object, or None if the event doesn't say so.
     """
 
     bucket: str
@@ -31,6 +33,7 @@ class ObjectCreated:
     version_id: str | None
     sequencer: str
     size: int
+    event_time: datetime | None = None
 
 
 def parse(body: Json) -> list[ObjectCreated | NotUnderstoodError]:
@@ -89,7 +92,17 @@ def _parse_record(record: Json) -> ObjectCreated | NotUnderstoodError:
         version_id=version_id,
         sequencer=sequencer,
         size=size if isinstance(size, int) else 0,
+        event_time=_time(record.get("eventTime")),
     )
+
+
+def _time(text: Json) -> datetime | None:
+    """Return the time in an event, or None if it has none that is valid."""
+    try:
+        time = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return time and time.replace(tzinfo=time.tzinfo or UTC)
 
 
 def is_newer(sequencer: str, other: str) -> bool:

@@ -7,9 +7,10 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -105,17 +106,28 @@ def _selection(command: _Command) -> _Command:
 
 
 class Time(click.ParamType[datetime]):
-    """A time, as S3 and `xfarm audit --json` print it, in UTC if it has no time zone."""
+    """A time, as S3 and `xfarm audit --json` print it, in UTC if it has no time zone; or how long ago, as in `2h`."""
 
     name = "time"
+    units: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:  # noqa: ANN401 - as in the base class
         """Return the time."""
+        ago = re.fullmatch(r"([0-9]{1,5})([smhdw])", str(value))
         try:
+            if ago:
+                return datetime.now(UTC) - timedelta(**{self.units[ago[2]]: int(ago[1])})
             time = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"'{value}' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z.", param, ctx)
+            self.fail(
+                f"'{value}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago.", param, ctx
+            )
         return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+_since = click.option(
+    "--since", type=Time(), metavar="TIME", help="Only from then on: a time in UTC, or 30m, 2h or 7d for so long ago."
+)
 
 
 def _notify(message: str) -> None:
@@ -269,6 +281,16 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
 
 @xfarm.command()
 @_stack
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def develop(stack: str, files: tuple[Path, ...]) -> None:
+    """Deploy each change of the function's code, and process files."""
+    from xfarm.operations.develop import develop as operation
+
+    operation(_deployed(stack), ROOT / "lambda_code", files or (ROOT / "examples",), _console())
+
+
+@xfarm.command()
+@_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
     """Show what is deployed, and the messages in the queues."""
@@ -296,19 +318,34 @@ def watch(stack: str, port: int) -> None:
 @_stack
 @_json
 def dead_letters(stack: str, *, as_json: bool) -> None:
-    """List the files that could not be processed, and why."""
+    """List the files that could not be processed, by their causes."""
     from xfarm.operations import dead_letters as operation
 
-    operation.show(_deployed(stack), _console(), as_json=as_json)
+    _end_like_ctrl_c()
+    operation.show(_deployed(stack), _console(stderr=as_json), as_json=as_json)
 
 
 @xfarm.command()
 @_stack
-def redrive(stack: str) -> None:
+@click.option("--cause", metavar="NUMBER", help="Only the dead letters of this cause, as `dead-letters` numbers it.")
+@click.option("--key", metavar="KEY", help="Only this file.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most so many of them.")
+@click.option("--rate", type=click.IntRange(1, 500), help="Files a second at most.")
+@click.option("--no-trial", is_flag=True, help="Move more than ten without waiting for the result of the first.")
+@click.option("--discard", is_flag=True, help="Move them to a file in the current folder instead.")
+@_yes
+def redrive(stack: str, *, discard: bool, yes: bool, rate: int | None, no_trial: bool, **choice: Any) -> None:  # noqa: ANN401 - passed on
     """Move the dead letters back to the main queue."""
+    from xfarm.operations.discard import discard as to_file
     from xfarm.operations.redrive import redrive as operation
 
-    operation(_deployed(stack), _console())
+    if discard and (rate or no_trial):
+        raise click.UsageError("--discard moves nothing to the main queue, so it takes no --rate or --no-trial.")
+    _end_like_ctrl_c()
+    if discard:
+        to_file(_deployed(stack), _console(), Path.cwd(), **choice, ask=not yes and stack != LOCAL)
+    else:
+        operation(_deployed(stack), _console(), **choice, rate=rate, trial=not no_trial)
 
 
 @xfarm.command()
@@ -328,7 +365,7 @@ def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
 @_stack
 @click.argument("prefix", default="")
 @click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
-@click.option("--since", type=Time(), metavar="TIME", help="Only files written since then, in UTC.")
+@_since
 @click.option(
     "--from", "source", type=click.Path(path_type=Path), metavar="FILE", help="Only the keys in this file, a line each."
 )
@@ -349,6 +386,34 @@ def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # no
     if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
         raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
     operation(_deployed(stack), _console(), since=since, **options)
+
+
+@xfarm.command()
+@_stack
+@click.option("--follow", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("--key", metavar="KEY", help="Only this file.")
+@click.option("--errors", is_flag=True, help="Only failures.")
+@_since
+@_json
+def logs(stack: str, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - passed on
+    """Show the function's log: the attempts at each file. By default, of the last hour."""
+    from xfarm.operations import logs as operation
+
+    operation.show(_deployed(stack), _console(), as_json=as_json, **options)
+
+
+@xfarm.command()
+@click.argument("words", metavar="[STACK] KEY|MESSAGE-ID|FILE", nargs=-1, required=True)
+@click.option("--pdb", is_flag=True, help="Start Python's debugger where an error is raised.")
+def reproduce(words: tuple[str, ...], *, pdb: bool) -> None:
+    """Process a file on this machine, and compare the result."""
+    from xfarm.operations.reproduce import reproduce as operation
+
+    stack, *what = words if words[1:] else (LOCAL, *words)
+    if len(what) != 1:
+        raise click.UsageError("name one stack, and one key, message or file.")
+    _end_like_ctrl_c()
+    operation(_deployed(stack), what[0], _console(), debug=pdb)
 
 
 @xfarm.command()
@@ -384,9 +449,16 @@ def emulator(action: str) -> None:
     sys.exit(0 if running or action == "stop" else 1)
 
 
+def _end_like_ctrl_c() -> None:
+    """Let a closed terminal and `kill` end this process like Ctrl-C, which makes received messages visible again."""
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup`
+            signal.signal(number, signal.default_int_handler)
+
+
 def _exports(stack: str) -> Exports:
     from xfarm.orchestrator import targets
-    from xfarm.orchestrator.engine import exports
+    from xfarm.orchestrator.states import exports
 
     targets.activate(stack, _notify)
     return exports(stack)

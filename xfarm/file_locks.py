@@ -1,6 +1,7 @@
 """Locks of the operating system on files, which it releases when their last owner has ended."""
 
 import fcntl
+from pathlib import Path
 from typing import TextIO
 
 
@@ -11,3 +12,19 @@ def acquire(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def share(file: TextIO) -> None:
+    """Wait until no process has a file locked, and lock it together with all others that share the lock."""
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def wait_for(file: TextIO) -> None:
+    """Wait until no other process has locked or shares a file, and lock it."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def wait_until_free(path: Path) -> None:
+    """Wait until no process has a file locked."""
+    with path.open() as file:
+        share(file)

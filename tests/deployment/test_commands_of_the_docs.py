@@ -41,6 +41,7 @@ EXPECTED = {
     "xfarm dead-letters local": "xFarmDeadLetterSqs",
     "xfarm redrive local": "xFarmDeadLetterSqs",
     "xfarm audit local": "0 are lost",
+    "xfarm logs local": "processed inputs/readings.csv (attempt 1 of 5",
     "xfarm drift local": "no change",
     "xfarm new-stack prod": "Wrote stacks/storage/Pulumi.prod.yaml.",
     "xfarm preview dev": "Account 000000000000",

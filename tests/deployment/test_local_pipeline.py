@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -184,6 +185,26 @@ def test_a_preview_shows_a_change_of_the_code_only_if_there_is_one(deployed: Che
     assert "~ compute    function" in changed.stdout
     source.write_bytes(unchanged)
     assert "~" not in deployed.run("preview").stdout
+
+
+def test_after_developing_a_preview_shows_the_change_of_the_code_only(deployed: Checkout) -> None:
+    source = deployed.root / "lambda_code" / "process.py"
+    before = source.read_text(encoding="utf-8")
+    source.write_text(f"{before}# changed\n", encoding="utf-8")
+    command = [sys.executable, "-um", "xfarm", "develop", "local", "examples/readings.csv"]
+    with subprocess.Popen(
+        command, cwd=deployed.root, env=deployed.environment, stdout=subprocess.PIPE, text=True
+    ) as developing:
+        lines = takewhile(lambda line: not line.startswith("Waiting"), developing.stdout or ())
+        assert any(line.startswith("readings.csv -> outputs/readings.csv.json (") for line in lines)
+        developing.terminate()
+    for options in ((), ("--refresh",)):
+        plans = json.loads(deployed.run("preview", "--json", *options).stdout)
+        steps = [step for plan in plans for step in plan["steps"]]
+        assert [step["resource"] for step in steps] == ["function"]
+        assert {change["path"].partition("[")[0] for change in steps[0]["properties"]} == {"code", "lastModified"}
+    source.write_text(before, encoding="utf-8")
+    assert deployed.run("deploy").returncode == 0
 
 
 def test_destroy_deletes_everything_and_can_be_repeated(deployed: Checkout) -> None:

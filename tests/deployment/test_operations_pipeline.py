@@ -142,12 +142,15 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     ]
     assert letters[0]["receives"] > RECEIVES
     dead_letters.show(pipeline, console, as_json=False)
-    assert f"s3://{pipeline.bucket_name}/inputs/bad.csv\n" in output.getvalue()
+    assert f"  s3://{pipeline.bucket_name}/inputs/bad.csv (message {letters[0]['message_id']})\n" in output.getvalue()
 
     state = status.health(pipeline)
     assert state.dead_letter_queue == Counts(waiting=1, in_flight=0)
     assert state.event_source_mapping == "Enabled"
     assert state.failed_attempts == RECEIVES
+    assert state.times
+    assert (state.times.files, state.times.minutes) == (1, 60)
+    assert 0 < state.times.p50 == state.times.p95 == state.times.p99 < 600
 
     boto3.client("lambda").update_function_code(FunctionName=pipeline.function_name, ZipFile=lambda_zip())
     redrive(pipeline, console)
@@ -302,7 +305,7 @@ def test_a_message_that_is_not_from_s3_is_shown(quiet: Pipeline, console: Consol
     sent = boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
     log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is \x1b[1mnot JSON")
     dead_letters.show(quiet, console, as_json=False)
-    assert "not a message from S3\n" in output.getvalue()
+    assert f"  not a message from S3 (message {sent['MessageId']})\n" in output.getvalue()
     assert "  Odd: the body is \\x1b[1mnot JSON\n" in output.getvalue()
 
 
@@ -316,7 +319,7 @@ def test_messages_in_flight_are_not_redriven(quiet: Pipeline, console: Console, 
     sqs.send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
     sqs.receive_message(QueueUrl=quiet.dead_letter_queue_url, VisibilityTimeout=600)
     redrive(quiet, console)
-    assert "but 1 in flight" in output.getvalue()
+    assert "has no messages, but 1 may be in flight" in output.getvalue()
 
 
 def test_a_file_is_followed_for_the_time_of_one_retry(quiet: Pipeline) -> None:

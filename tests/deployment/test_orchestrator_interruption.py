@@ -13,6 +13,7 @@ from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
 from tests.support.waiting import eventually
+from xfarm.file_locks import acquire
 
 pytest_plugins = ("tests.support.small_stacks",)
 
@@ -125,16 +126,37 @@ def deploy_until_the_function_is_made(
     return process, released
 
 
-def test_no_plugin_outlives_an_engine_that_is_killed(small: Checkout, faulty: FaultyAws) -> None:
+def test_no_process_outlives_an_engine_that_is_killed(small: Checkout, faulty: FaultyAws) -> None:
     process, released = deploy_until_the_function_is_made(small, faulty)
     names = {pid: _name(pid) for pid in stress.session(process.pid)}
     (engine,) = [pid for pid, name in names.items() if name == "pulumi"]
-    assert any(name.startswith("terraform-provi") for name in names.values())
+    assert sum(name.startswith("python") for name in names.values()) > 1  # a language host is among them
     os.kill(engine, signal.SIGKILL)
     process.communicate()
     eventually(lambda: not stress.session(process.pid), seconds=5)
     released.set()
     assert process.returncode == 1
+
+
+def test_the_plugin_serves_later_commands_and_ends_with_the_emulator(small: Checkout) -> None:
+    stress.finish(small, "preview")
+    running = plugins(small)
+    stress.finish(small, "preview")
+    assert running
+    assert plugins(small) == running
+    small.emulator.stop()
+    eventually(lambda: not plugins(small), seconds=PATIENCE_S)
+    assert small.run("emulator", "start").returncode == 0
+
+
+def plugins(checkout: Checkout) -> set[Path]:
+    """Return the records of the plugins that run."""
+    return {path for path in (checkout.root / ".local" / "plugins").glob("*/plugin") if not _free(path)}
+
+
+def _free(path: Path) -> bool:
+    with path.open() as lock:
+        return acquire(lock)
 
 
 def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_killed(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import boto3
@@ -17,6 +18,7 @@ from tests.support.checkout import free_port
 from tests.support.emulated_pipeline import create_pipeline, running
 from tests.support.every_command import DEV, LOCAL, Done, Setup
 from xfarm.emulator.server import REGION, Emulator
+from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT
 
 Variables = dict[str, str | None]
@@ -174,7 +176,13 @@ def setup(emulator: Emulator, folder: Path) -> Setup:
     assert emulator.running()
     pipeline = create_pipeline(visibility_s=60)
     boto3.client("lambda").update_event_source_mapping(UUID=pipeline.event_source_mapping_id, Enabled=False)
-    return Setup(root=str(folder), file=str(folder / "file.csv"), exports={"storage": asdict(pipeline)})
+    resources = [{"type": "pulumi:pulumi:Stack", "urn": "stack", "outputs": asdict(pipeline)}]
+    state = json.dumps({"version": 3, "checkpoint": {"latest": {"resources": resources}}})
+    for project, (stack, backend) in product(dependencies(), {"local": ".local/state", "dev": "state"}.items()):
+        path = folder / backend / ".pulumi" / "stacks" / project / f"{stack}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(state, encoding="utf-8")
+    return Setup(root=str(folder), file=str(folder / "file.csv"))
 
 
 def environment(case: Case, emulator: Emulator, folder: Path) -> dict[str, str]:

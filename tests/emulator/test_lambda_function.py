@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
 from pathlib import Path
@@ -212,6 +213,7 @@ def test_a_file_gets_a_document(
         "outcome": "processed",
         "request_id": "request-1",
         "message_id": "m1",
+        "receive_count": 1,
         "bucket": account.bucket,
         "key": f"inputs/{key}",
         "sequencer": "0A",
@@ -219,6 +221,16 @@ def test_a_file_gets_a_document(
     }
     head = account.s3.head_object(Bucket=account.bucket, Key=f"outputs/{key}.json")
     assert head["ContentType"] == "application/json"
+
+
+def test_the_log_has_the_time_since_the_upload(account: Account) -> None:
+    account.put("inputs/a.csv", b"a\n")
+    record = account.record("inputs/a.csv")
+    assert run(message(record | {"eventTime": (datetime.now(UTC) - timedelta(minutes=2)).isoformat()})) == []
+    (line,) = account.logged()
+    taken = line["since_upload_ms"]
+    assert isinstance(taken, int)
+    assert 120_000 <= taken < 180_000
 
 
 def test_a_malformed_file_is_done_and_its_document_says_so(account: Account) -> None:

@@ -82,6 +82,13 @@ class Driver:
             QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(RETRY_S)}
         )
 
+    def set_receives(self, number: int) -> None:
+        """Set how often a message is received before it is a dead letter."""
+        policy = {"deadLetterTargetArn": self.pipeline.dead_letter_queue_arn, "maxReceiveCount": number}
+        boto3.client("sqs").set_queue_attributes(
+            QueueUrl=self.pipeline.main_queue_url, Attributes={"RedrivePolicy": json.dumps(policy)}
+        )
+
     def set_mapping(self, *, enabled: bool) -> None:
         """Enable or disable the event source mapping, and wait until it has changed."""
         function, uuid = boto3.client("lambda"), self.pipeline.event_source_mapping_id

@@ -12,13 +12,12 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import boto3
 
 from xfarm import cli, credentials
-from xfarm.orchestrator import commands, engine, local_environment
+from xfarm.orchestrator import local_environment
 from xfarm.toolchain.resolve import Toolchain
 
 LOCAL = [
@@ -33,6 +32,7 @@ LOCAL = [
     ["redrive"],
     ["audit"],
     ["reprocess", "--dry-run"],
+    ["logs"],
 ]
 DEV = [
     ["bootstrap", "dev"],
@@ -50,13 +50,11 @@ class Setup:
     Attributes:
         root: The checkout, in which `.local/emulator` is the emulator.
         file: The file to send.
-        exports: The outputs of the stacks.
         nameless: Whether the user has no name and no home folder in the system's list of users.
     """
 
     root: str
     file: str
-    exports: dict[str, Any]
     nameless: bool = False
 
 
@@ -94,15 +92,11 @@ def run(setup: Setup, arguments: list[str]) -> Done:
 
 
 def run_all(setup: Setup) -> list[Done]:
-    """Run all commands, with a toolchain that is never used, and stacks that have the outputs of the setup."""
+    """Run all commands, with a toolchain that is never used."""
     toolchain = Toolchain("Toolchain: none.", [], {}, [], "")
-    states = {project: [{"name": stack, "resourceCount": 1} for stack in ("dev", "local")] for project in setup.exports}
     no_user = patch.object(pwd, "getpwuid", side_effect=KeyError("no such uid"))
     with (
         patch.object(local_environment, "resolve", return_value=toolchain),
-        patch.object(engine, "exports", return_value=setup.exports),
-        patch.object(commands, "exports", return_value=setup.exports),
-        patch("xfarm.operations.status.ask_each", return_value=states),
         patch("xfarm.operations.dead_letters.WAIT_S", 0),  # the queue is empty, so each look would take a second
         patch.object(cli, "ROOT", Path(setup.root)),
         patch("xfarm.orchestrator.targets.ROOT", Path(setup.root)),

@@ -1,10 +1,12 @@
 """The command line: its arguments, messages and exit codes."""
 
+import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
@@ -14,7 +16,7 @@ from rich.table import Table
 
 from xfarm import cli
 from xfarm.errors import UserError
-from xfarm.operations import pipeline, send, status
+from xfarm.operations import discard, pipeline, redrive, reproduce, send, status
 from xfarm.orchestrator import commands, targets
 from xfarm.paths import ROOT
 from xfarm.watch import server
@@ -253,7 +255,7 @@ def test_outputs_are_shown_as_they_are_written(monkeypatch: pytest.MonkeyPatch) 
     "command", [name for name in cli.xfarm.commands if name not in {"send", "env", "emulator", "new-stack"}]
 )
 def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
-    result = run(command, "nowhere")
+    result = run(command, "nowhere", *(["inputs/a"] if command == "reproduce" else []))
     assert result.exit_code == 1
     assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
 
@@ -343,7 +345,118 @@ def test_a_time_is_read_as_s3_writes_it(text: str, time: datetime) -> None:
     assert cli.Time().convert(text, None, None) == time
 
 
-def test_what_is_not_a_time_is_refused() -> None:
-    result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", "--since", "yesterday"])
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [("30s", timedelta(seconds=30)), ("5m", timedelta(minutes=5)), ("2h", timedelta(hours=2)), ("1w", timedelta(7))],
+)
+def test_a_time_may_be_so_long_ago(text: str, ago: timedelta) -> None:
+    before = datetime.now(UTC)
+    assert before <= cli.Time().convert(text, None, None) + ago <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2x", "-1h", ""])
+def test_what_is_not_a_time_is_refused(text: str) -> None:
+    result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", f"--since={text}"])
     assert result.exit_code == 2
-    assert "'yesterday' is not a time such as 2026-11-26 or 2026-11-26T08:30:00Z." in result.output
+    assert f"'{text}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago." in result.output
+
+
+@pytest.fixture
+def redriven(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return a dictionary that records the arguments of `redrive` and `discard`."""
+    called: dict[str, Any] = {}
+
+    def record_redrive(pipeline: object, _console: object, **options: object) -> None:
+        called.update(redrive=pipeline, **options)
+
+    def record_discard(pipeline: object, _console: object, folder: Path, **options: object) -> None:
+        called.update(discard=pipeline, folder=folder, **options)
+
+    monkeypatch.setattr(cli, "_deployed", str)
+    monkeypatch.setattr(cli, "_end_like_ctrl_c", Mock())
+    monkeypatch.setattr(redrive, "redrive", record_redrive)
+    monkeypatch.setattr(discard, "discard", record_discard)
+    return called
+
+
+def test_without_options_all_dead_letters_are_redriven_after_a_trial(redriven: dict[str, Any]) -> None:
+    assert run("redrive").exit_code == 0
+    assert redriven == {"redrive": "local", "cause": None, "key": None, "limit": None, "rate": None, "trial": True}
+
+
+def test_a_redrive_has_a_choice_a_rate_and_no_trial_if_asked(redriven: dict[str, Any]) -> None:
+    options = ("--cause", "4812", "--key", "k", "--limit", "3", "--rate", "2", "--no-trial")
+    assert run("redrive", "dev", *options).exit_code == 0
+    assert redriven == {"redrive": "dev", "cause": "4812", "key": "k", "limit": 3, "rate": 2, "trial": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ask"),
+    [(("local",), False), (("dev",), True), (("dev", "--yes"), False), (("dev", "--limit=1"), True)],
+)
+def test_discarding_asks_unless_it_is_local(arguments: tuple[str, ...], redriven: dict[str, Any], *, ask: bool) -> None:
+    assert run("redrive", *arguments, "--discard").exit_code == 0
+    assert redriven["discard"] == arguments[0]
+    assert (redriven["ask"], redriven["folder"]) == (ask, Path.cwd())
+    assert "redrive" not in redriven
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--discard", "--rate", "1"),
+        ("--discard", "--no-trial"),
+        ("--rate", "0"),
+        ("--rate", "501"),
+        ("--limit", "0"),
+        ("--limit", "many"),
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(options: tuple[str, ...], redriven: dict[str, Any]) -> None:
+    assert (run("redrive", "dev", *options).exit_code, redriven) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("number", "before", "returned"),
+    [
+        (signal.SIGHUP, signal.SIG_DFL, 1),
+        (signal.SIGTERM, signal.SIG_DFL, 1),
+        (signal.SIGHUP, signal.SIG_IGN, 0),  # as in `nohup`
+    ],
+)
+@pytest.mark.parametrize("command", ["redrive", "dead-letters", "reproduce"])
+def test_a_closed_terminal_or_kill_is_like_ctrl_c_unless_ignored(
+    command: str, number: signal.Signals, before: signal.Handlers, returned: int
+) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from xfarm import cli\n"
+        f"signal.signal({number:d}, signal.Handlers({before:d}))\n"
+        f"cli._deployed = lambda _: (os.kill(os.getpid(), {number:d}), sys.exit(0))\n"
+        f"cli.xfarm(['{command}', 'local'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == returned, done.stderr
+    assert ("error: interrupted" in done.stderr) is bool(returned)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stack", "what"),
+    [(["inputs/a"], "local", "inputs/a"), (["dev", "inputs/a"], "dev", "inputs/a"), (["dev"], "local", "dev")],
+)
+def test_the_last_word_is_what_to_reproduce(
+    arguments: list[str], stack: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(deployed: str, name: str, _console: object, *, debug: bool) -> None:
+        called.update(stack=deployed, what=name, debug=debug)
+
+    called: dict[str, object] = {}
+    monkeypatch.setattr(cli, "_deployed", str)
+    monkeypatch.setattr(reproduce, "reproduce", record)
+    assert run("reproduce", *arguments, "--pdb").exit_code == 0
+    assert called == {"stack": stack, "what": what, "debug": True}
+
+
+@pytest.mark.parametrize("arguments", [(), ("dev", "a", "b")])
+def test_only_one_file_is_reproduced(arguments: tuple[str, ...]) -> None:
+    assert run("reproduce", *arguments).exit_code == 2

@@ -81,7 +81,7 @@ def assert_clean(printed: str) -> None:
 
 
 ODD = {"\r": "a line break", "\n": "a line break", "\r\n": "a line break", "\t": "a tab", " ": "a space"}
-ODD |= dict.fromkeys("\"'`", "a quote")
+QUOTES = dict.fromkeys("\"'`", "a quote")
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
@@ -91,6 +91,7 @@ def test_every_command_refuses_a_malformed_credential_and_neither_sends_nor_prin
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     malformed = {value: odd for odd in ODD for value in (odd + SECRET, SECRET + odd, SECRET[:20] + odd + SECRET[20:])}
+    malformed |= {SECRET[:20] + odd + SECRET[20:]: odd for odd in QUOTES}
     for value, odd in malformed.items():
         if variable == "AWS_PROFILE" and odd in " \"'`" and value.strip() == value:
             continue  # a profile's name may contain them
@@ -99,7 +100,7 @@ def test_every_command_refuses_a_malformed_credential_and_neither_sends_nor_prin
             assert run(arguments) == 1
             printed = "".join(capfd.readouterr())
             assert_clean(printed)
-            assert f"error: {variable} contains {ODD[odd]}, " in printed
+            assert f"error: {variable} contains {(ODD | QUOTES)[odd]}, " in printed
     assert aws.requests == []
 
 

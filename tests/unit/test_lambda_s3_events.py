@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from urllib.parse import quote_plus
 
 import pytest
@@ -32,6 +33,24 @@ def record(*, name: str = "ObjectCreated:Put", key: Json = "k", source: str = "a
 def test_a_key_is_decoded_to_what_was_uploaded(key: str) -> None:
     (created,) = parse(json.dumps({"Records": [record(key=quote_plus(key, safe="/"))]}))
     assert created == ObjectCreated(bucket="b", key=key, version_id=None, sequencer="0A", size=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-26T12:00:00.250Z", datetime(2026, 11, 26, 12, 0, 0, 250_000, tzinfo=UTC)),
+        ("2026-11-26T12:00:00", datetime(2026, 11, 26, 12, tzinfo=UTC)),
+        ("yesterday", None),
+        (7, None),
+        (None, None),
+    ],
+)
+def test_a_record_has_the_time_of_the_upload_if_it_is_one(text: Json, time: datetime | None) -> None:
+    timed = record()
+    assert isinstance(timed, dict)
+    (created,) = parse(json.dumps({"Records": [timed | {"eventTime": text}]}))
+    assert isinstance(created, ObjectCreated)
+    assert created.event_time == time
 
 
 def test_a_record_has_the_version() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pulumi.automation import CommandError, CommandResult, ConcurrentUpdateError
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import scratch
+from xfarm.orchestrator import pulumi_cli, scratch
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, explain
 
 CLI = """#!/bin/sh
@@ -72,6 +72,7 @@ class Cli:
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    pulumi_cli.cli_version.cache_clear()
     return Cli(tmp_path)
 
 
@@ -103,12 +104,14 @@ def test_a_protected_bucket_is_deployed_without_a_preview(cli: Cli) -> None:
 
 
 def test_a_pulumi_without_ignore_protect_is_refused(cli: Cli, tmp_path: Path) -> None:
+    engine = Engine("dev", lambda *_: None, print)
+    exported = cli.commands
     (tmp_path / "pulumi").write_text("#!/bin/sh\necho v3.255.0\n", encoding="utf-8")
-    with pytest.raises(
-        UserError, match=r"minimum CLI version requirement is 3\.256\.0, your current CLI version is 3\.255\.0"
-    ):
-        Engine("dev", lambda *_: None, print)
-    assert cli
+    pulumi_cli.cli_version.cache_clear()
+    report = engine.run("storage", "destroy")
+    assert report.outcome == "failed"
+    assert "minimum CLI version requirement is 3.256.0, your current CLI version is 3.255.0" in report.reason
+    assert cli.commands == exported
 
 
 LOCKED = """
@@ -181,10 +184,8 @@ def test_the_message_about_an_unreadable_state_names_the_project(cli: Cli, tmp_p
     assert cli
 
 
-def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "state").as_uri())
+def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://state")
     cli.states(DEPLOYED)
     cli.forget("storage")
     engine = Engine("dev", lambda *_: None, print)
@@ -194,7 +195,7 @@ def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(
     assert cli.commands[3].startswith("storage preview")
     assert '"outputs": {"url": "planned"}' in cli.log
     assert "stack init" not in cli.log
-    assert not (tmp_path / "state").exists()
+    assert "s3://state" not in cli.log
 
 
 def test_a_preview_of_a_destruction_resolves_pending_operations_in_its_copy(cli: Cli) -> None:

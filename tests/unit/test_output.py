@@ -28,7 +28,8 @@ from tests.support.undeployed import PIPELINE
 from xfarm import cli, credentials
 from xfarm.credentials import blank, remember
 from xfarm.errors import UserError
-from xfarm.orchestrator import aws_account, commands, engine, local_environment, new_stack, targets
+from xfarm.orchestrator import aws_account, commands, local_environment, new_stack, targets
+from xfarm.orchestrator.pulumi_cli import PulumiCli
 from xfarm.watch.view import PipelineView
 
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -242,6 +243,9 @@ COMMANDS = [
     ["redrive", "dev"],
     ["audit", "dev", "--json"],
     ["reprocess", "dev"],
+    ["logs", "dev", "--json"],
+    ["reproduce", "dev", "inputs/a.csv"],
+    ["develop"],
     ["new-stack", "prod"],
     ["env"],
     ["emulator", "start"],
@@ -329,7 +333,7 @@ def break_everything(patch: pytest.MonkeyPatch, fail: Callable[..., Any], layer:
         patch.setattr(module, name, fail)
     if layer == "Pulumi":
         patch.setattr(targets, "activate", pass_by)
-        patch.setattr(engine, "_command", fail)
+        patch.setattr(PulumiCli, "run", fail)
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)

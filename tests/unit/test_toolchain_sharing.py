@@ -1,5 +1,6 @@
 """One AWS plugin for several engines: which engine gets which bridge and which messages."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +13,15 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, plugin_pb2, provider_pb2, provider_pb2_grpc
 from typing_extensions import override
 
+from tests.support.waiting import eventually
+from xfarm.file_locks import share
+from xfarm.toolchain import proxy, sharing
 from xfarm.toolchain.sharing import Engines, SharedProxy
 
 TYPES = {"aws:sqs/queue:Queue", "aws:ec2/vpc:Vpc"}
 URN = "urn:pulumi:local::{project}::aws:sqs/queue:Queue::queue"
 REFUSED = "no such region"
+NOWHERE = "nowhere"
 
 
 class Engine(engine_pb2_grpc.EngineServicer):
@@ -41,7 +46,7 @@ class Bridge(provider_pb2_grpc.ResourceProviderServicer):
     def Configure(
         self, request: provider_pb2.ConfigureRequest, context: grpc.ServicerContext
     ) -> provider_pb2.ConfigureResponse:
-        if (region := request.variables["aws:config:region"]) == "nowhere":
+        if (region := request.variables["aws:config:region"]) == NOWHERE:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, REFUSED)
         self.configured.append(region)
         return provider_pb2.ConfigureResponse(acceptSecrets=True)
@@ -81,16 +86,18 @@ class Plugin:
     def __init__(self, serve: Serve, zips: Path, projects: Path) -> None:
         self.engines = Engines()
         self.bridges: list[Bridge] = []
+        self.killed: list[int] = []
         self._serve = serve
-        proxy = SharedProxy(self.engines, self._start, zips, TYPES, projects)
-        _, self.address = serve(lambda server: server.add_generic_rpc_handlers((proxy,)))
+        shared = SharedProxy(self.engines, self._start, zips, TYPES, projects)
+        _, self.address = serve(lambda server: server.add_generic_rpc_handlers((shared,)))
 
-    def _start(self) -> grpc.Channel:
+    def _start(self) -> proxy.Bridge:
         self.bridges.append(bridge := Bridge())
+        number = len(self.bridges) - 1
         _, address = self._serve(
             lambda server: provider_pb2_grpc.add_ResourceProviderServicer_to_server(bridge, server)
         )
-        return grpc.insecure_channel(address)
+        return proxy.Bridge(grpc.insecure_channel(address), lambda: self.killed.append(number))
 
     def attach(self, address: str) -> provider_pb2_grpc.ResourceProviderStub:
         """Attach an engine, over a connection that no other engine shares."""
@@ -133,6 +140,40 @@ def test_an_engine_with_other_settings_gets_a_bridge_of_its_own(serve: Serve, pl
         stub.Configure(settings(region))
     assert [checked(stub, "storage") for stub in stubs] == list(regions)
     assert sorted(bridge.configured for bridge in plugin.bridges) == [["eu-west-1"], ["us-east-1"]]
+
+
+def test_a_bridge_is_killed_after_its_engines_when_other_settings_need_one_but_never_the_first(
+    serve: Serve, plugin: Plugin
+) -> None:
+    numbers = itertools.count()
+
+    def configure() -> tuple[provider_pb2_grpc.ResourceProviderStub, grpc.Server]:
+        _, server, address = engine(serve)
+        stub = plugin.attach(address)
+        stub.Configure(settings(f"region-{next(numbers)}"))
+        return stub, server
+
+    servers = [configure()[1] for _ in range(2)]
+    configure()
+    assert plugin.killed == []
+    for server in servers:
+        server.stop(None).wait()
+    eventually(lambda: configure() and plugin.killed, seconds=10)
+    assert plugin.killed == [1]
+    stub = plugin.attach(engine(serve)[2])
+    stub.Configure(settings("region-0"))
+    assert checked(stub, "storage") == "region-0"
+
+
+def test_settings_that_were_refused_may_be_accepted_later(
+    serve: Serve, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = plugin.attach(engine(serve)[2])
+    with pytest.raises(grpc.RpcError, match=REFUSED):
+        stub.Configure(settings("nowhere"))
+    monkeypatch.setattr("tests.unit.test_toolchain_sharing.NOWHERE", "")
+    stub.Configure(settings("nowhere"))
+    assert checked(stub, "storage") == "nowhere"
 
 
 def test_wrong_settings_are_refused_for_each_engine(serve: Serve, plugin: Plugin) -> None:
@@ -186,5 +227,24 @@ def test_the_plugin_waits_for_the_last_engine_to_end(serve: Serve, plugin: Plugi
     waiting.join(0.5)
     assert waiting.is_alive()
     servers[1].stop(None).wait()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_the_plugin_ends_once_it_is_unused(
+    serve: Serve, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "IDLE_S", 0.1)
+    users = tmp_path / "users"
+    command = users.open("a+")
+    share(command)
+    _, server, address = engine(serve)
+    plugin.attach(address)
+    waiting = Thread(target=plugin.engines.wait_until_unused, args=(users,), daemon=True)
+    waiting.start()
+    for release in (lambda: server.stop(None).wait(), command.close):
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        release()
     waiting.join(10)
     assert not waiting.is_alive()

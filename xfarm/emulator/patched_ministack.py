@@ -13,6 +13,7 @@
   conditions.
 - Lambda, logs: output is lost if it arrives more than 5 ms after the previous line, such as the last lines on a busy
   machine. A missing log group is created even if the function's role may not create it.
+- CloudWatch Logs: a function's lines have no ids, and FilterLogEvents returns the first 10,000 lines only.
 - Lambda, concurrency: a throttled batch uses up a receive at once, but Lambda retries it until the visibility timeout
   of its messages has passed. The reserved concurrency limits how many batches are received, but not in Lambda.
 - Lambda, roles: a function still works after its role was deleted and created again.
@@ -393,6 +394,35 @@ def emit_lambda_logs(func: dict[str, Any], *args: Any, **kwargs: Any) -> None:  
     _emit_lambda_logs(func, *args, **kwargs)
 
 
+_append_log_events = cloudwatch_logs._append_log_events
+_filter_log_events = cloudwatch_logs._filter_log_events
+
+_PAGE: Final = 10_000
+"""The most lines in one answer of FilterLogEvents."""
+
+
+def append_log_events(stream: dict[str, Any], events: list[dict[str, Any]]) -> None:
+    """Store log lines, each with an id ("FilteredLogEvent", Amazon CloudWatch Logs API Reference)."""
+    _append_log_events(stream, [{"eventId": str(uuid.uuid4()), **event} for event in events])
+
+
+def filter_log_events(data: dict[str, Any]) -> Any:  # noqa: ANN401 - ministack's response
+    """Answer FilterLogEvents, with a token if there may be more lines ("FilterLogEvents", same reference).
+
+    The token is the time of the last line, and the number of lines of that time that have been returned.
+    """
+    start, seen = map(int, data.get("nextToken", f"{data.get('startTime') or 0}/0").split("/"))
+    answer = _filter_log_events({**data, "startTime": start})
+    if answer[0] != HTTPStatus.OK:
+        return answer
+    found = json.loads(answer[2])["events"]
+    page: dict[str, Any] = {"events": found[seen:], "searchedLogStreams": []}
+    if len(found) >= min(data.get("limit", _PAGE), _PAGE):
+        last = found[-1]["timestamp"]
+        page["nextToken"] = f"{last}/{sum(event['timestamp'] == last for event in found)}"
+    return cloudwatch_logs.json_response(page)
+
+
 _create_function = lambda_svc._create_function
 _update_config = lambda_svc._update_config
 _execute_function_dispatch = lambda_svc._execute_function_dispatch
@@ -572,6 +602,8 @@ if __name__ == "__main__":
         setattr(lambda_svc, f"_{patch.__name__}", patch)
     for patch in (subscribe, unsubscribe, list_subscriptions_by_topic):
         setattr(sns, f"_{patch.__name__}", patch)
+    for patch in (append_log_events, filter_log_events):
+        setattr(cloudwatch_logs, f"_{patch.__name__}", patch)
     setattr(s3, "_xml_body", xml_body)  # noqa: B010 - as above
     setattr(s3, "_list_objects_v1", list_objects_v1)  # noqa: B010 - as above
     setattr(sqs, "_queue_url", queue_url)  # noqa: B010 - as above

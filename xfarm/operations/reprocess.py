@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
     from rich.console import Console
 
     from xfarm.operations.pipeline import Pipeline
@@ -146,8 +147,10 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
                     progress.update(task, state="waiting for the queue")
                     time.sleep(1)  # SQS has nothing to wait for
-                messages = [message for key in batch if (message := _message(s3, pipeline, key))]
-                _send_batch(sqs, pipeline, messages)
+                messages = [message for key in batch if (message := message_about(s3, pipeline, key))]
+                send_batch(
+                    sqs, pipeline, [{"Id": str(number), "MessageBody": body} for number, body in enumerate(messages)]
+                )
                 sent, gone, last = sent + len(messages), gone + len(batch) - len(messages), batch[-1]
                 progress.update(task, completed=sent, state=f"at most {rate:g} a second")
     except KeyboardInterrupt:
@@ -157,7 +160,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)
 
 
-def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
+def message_about(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
     """Return S3's event notification for an object as it is now, or None if it does not exist."""
     current = head(s3, pipeline.bucket_name, key)
     if not current:
@@ -185,23 +188,25 @@ def _message(s3: S3Client, pipeline: Pipeline, key: str) -> str | None:
     return json.dumps({"Records": [record]})
 
 
-def _send_batch(sqs: SQSClient, pipeline: Pipeline, messages: list[str]) -> None:
-    """Send up to ten messages.
+def send_batch(
+    sqs: SQSClient, pipeline: Pipeline, messages: list[SendMessageBatchRequestEntryTypeDef]
+) -> dict[str, str]:
+    """Send up to ten messages to the main queue, and return their new ids by their `Id`.
 
     Raises:
         UserError: SQS did not take all of them.
     """
-    remaining = {str(number): body for number, body in enumerate(messages)}
+    remaining = {message["Id"]: message for message in messages}
+    sent: dict[str, str] = {}
     refused = ""
     for attempt in range(ATTEMPTS):
         if not remaining:
-            return
+            break
         time.sleep(attempt)
-        answer = sqs.send_message_batch(
-            QueueUrl=pipeline.main_queue_url,
-            Entries=[{"Id": number, "MessageBody": body} for number, body in remaining.items()],
-        )
+        answer = sqs.send_message_batch(QueueUrl=pipeline.main_queue_url, Entries=list(remaining.values()))
+        sent |= {each["Id"]: each["MessageId"] for each in answer.get("Successful", [])}
         remaining = {each["Id"]: remaining[each["Id"]] for each in answer.get("Failed", [])}
         refused = next((each.get("Message") or each["Code"] for each in answer.get("Failed", [])), "")
     if remaining:
         raise UserError(f"SQS does not take the messages ({refused}): run the command again later.")
+    return sent

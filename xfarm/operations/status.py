@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from statistics import quantiles
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 from botocore.exceptions import ClientError
@@ -14,7 +15,8 @@ from rich.table import Table
 from xfarm.aws_errors import is_missing
 from xfarm.operations.dead_letters import failures
 from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of
-from xfarm.orchestrator.engine import ask_each
+from xfarm.orchestrator import scratch
+from xfarm.orchestrator.states import managed, states
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 PERIOD: Final = timedelta(hours=1)
 """The period in which errors are counted, up to now."""
+
+MOST_TIMES: Final = 10_000
+"""How many files' times are read at most: a few requests, as an answer has up to 1 MB ("FilterLogEvents")."""
 
 FRESH: Final = timedelta(minutes=15)
 """The age up to which a metric's newest value counts as the present one.
@@ -61,6 +66,25 @@ class StackState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Times:
+    """How long files took, from the upload to the result, in seconds.
+
+    Attributes:
+        files: How many results were written.
+        minutes: In how many minutes up to now: fewer than 60 if there were too many to read all.
+        p50: Half of the files took this long or less.
+        p95: 95 % of the files did.
+        p99: 99 % of the files did.
+    """
+
+    files: int
+    minutes: int
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Health:
     """The health of a deployed pipeline. A metric without values is None, which need not mean 0.
 
@@ -69,6 +93,7 @@ class Health:
         dead_letter_queue: The number of messages in the dead-letter queue.
         oldest_message_s: The age of the oldest message in the main queue, in seconds.
         event_source_mapping: Its state: "Enabled", or why nothing is processed.
+        times: How long files took in the last hour, from the function's log; None if there were none.
         failed_attempts: Failed attempts at a file in the last hour, from the function's log.
         errors: Invocations in the last hour that failed as a whole: the function crashed, or ran out of time or memory.
             An attempt at a file that fails is not an error to Lambda.
@@ -81,6 +106,7 @@ class Health:
     dead_letter_queue: Counts
     oldest_message_s: float | None
     event_source_mapping: str
+    times: Times | None
     failed_attempts: int
     errors: int | None
     throttles: int | None
@@ -94,14 +120,13 @@ def stack_states(stack: str) -> dict[str, StackState]:
     Raises:
         UserError: Pulumi's state can't be reached.
     """
-
-    def state(listed: list[dict[str, Any]]) -> StackState:
-        for each in listed:
-            if each["name"] == stack:
-                return StackState(resources=each.get("resourceCount", 0), updated=each.get("lastUpdate"))
-        return StackState(resources=0, updated=None)
-
-    return {project: state(listed) for project, listed in ask_each("stack", "ls", "--json").items()}
+    return {
+        project: StackState(
+            resources=managed(scratch.resources(state)),
+            updated=scratch.deployment(state).get("manifest", {}).get("time"),
+        )
+        for project, state in states(stack).items()
+    }
 
 
 def health(pipeline: Pipeline) -> Health:
@@ -129,12 +154,52 @@ def _health(pipeline: Pipeline) -> Health:
         dead_letter_queue=counts(pipeline.dead_letter_queue_url),
         oldest_message_s=age[1] if age else None,
         event_source_mapping=mapping["State"],
+        times=times(pipeline, now, _sum(metrics["deleted"])),
         failed_attempts=len(failures(pipeline, now - PERIOD)),
         errors=_sum(metrics["errors"]),
         throttles=_sum(metrics["throttles"]),
         concurrency=functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"],
         alarm_email=_subscription(pipeline) if pipeline.alarm_email else None,
     )
+
+
+def times(pipeline: Pipeline, now: datetime, messages: int | None) -> Times | None:
+    """Return how long files took, in the last hour or in as much of it as has `MOST_TIMES` files.
+
+    Args:
+        pipeline: The pipeline.
+        now: The present time.
+        messages: How many messages were processed in the last hour, according to SQS; None if that is unknown.
+    """
+    minutes = max(1, int(PERIOD / timedelta(minutes=1) * min(1, MOST_TIMES / (messages or 1))))
+    pages = (
+        boto3.client("logs")
+        .get_paginator("filter_log_events")
+        .paginate(
+            logGroupName=pipeline.log_group_name,
+            startTime=int((now - timedelta(minutes=minutes)).timestamp() * 1000),
+            filterPattern='{ $.outcome = "processed" && $.since_upload_ms >= 0 }',
+        )
+    )
+    lines = (event.get("message", "") for page in pages for event in page["events"])
+    seconds = [taken for line in lines if (taken := _seconds_since_upload(line)) is not None]
+    if not seconds:
+        return None
+    cuts = quantiles([*seconds, seconds[0]] if len(seconds) == 1 else seconds, n=100, method="inclusive")
+    return Times(files=len(seconds), minutes=minutes, p50=cuts[49], p95=cuts[94], p99=cuts[98])
+
+
+def _seconds_since_upload(line: str) -> float | None:
+    """Return how long a file took, from a line of the function's log; None if the line is about something else."""
+    try:
+        facts = json.loads(line)
+    except ValueError:
+        return None
+    match facts:
+        case {"outcome": "processed", "since_upload_ms": int(taken)}:
+            return taken / 1000
+        case _:
+            return None
 
 
 def _subscription(pipeline: Pipeline) -> Subscription:
@@ -157,6 +222,7 @@ def _metrics(pipeline: Pipeline, now: datetime) -> dict[str, Series]:
         MetricDataQueries=[
             _query("errors", "AWS/Lambda", "Errors", function, "Sum"),
             _query("throttles", "AWS/Lambda", "Throttles", function, "Sum"),
+            _query("deleted", "AWS/SQS", "NumberOfMessagesDeleted", queue, "Sum"),
             _query("age", "AWS/SQS", "ApproximateAgeOfOldestMessage", queue, "Maximum"),
         ],
         StartTime=now - PERIOD,
@@ -235,6 +301,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         "  oldest message": unknown(state.oldest_message_s, " s"),
         pipeline.dead_letter_queue_name: f"{number_of(dead.waiting, 'dead letter')}, {dead.in_flight} in flight",
         pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
+        "  results": in_words(state.times),
         "  failed attempts": f"{state.failed_attempts} in the last hour",
         "  errors": f"{unknown(state.errors)} in the last hour",
         "  throttles": f"{unknown(state.throttles)} in the last hour",
@@ -246,17 +313,34 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
             f'executions" of AWS Lambda in Service Quotas'
         )
     if state.alarm_email:
-        rows[pipeline.alarm_topic_name] = {
-            "confirmed": f"mails alarms to {pipeline.alarm_email}",
-            "pending": f"mails nothing yet: {pipeline.alarm_email} must follow the link in AWS's mail "
-            "within 48 hours of the deployment",
-            "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed the subscription, or has ended it. "
-            f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
-        }[state.alarm_email]
+        rows[pipeline.alarm_topic_name] = alarms_in_words(pipeline, state.alarm_email)
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def alarms_in_words(pipeline: Pipeline, subscription: Subscription) -> str:
+    """Return whether alarms are mailed, and what to do if they aren't."""
+    return {
+        "confirmed": f"mails alarms to {pipeline.alarm_email}",
+        "pending": f"mails nothing yet: {pipeline.alarm_email} must follow the link in AWS's mail "
+        "within 48 hours of the deployment",
+        "gone": f"mails nothing: {pipeline.alarm_email} has not confirmed the subscription, or has ended it. "
+        f"Ask again with 'xfarm deploy {pipeline.stack} --refresh'",
+    }[subscription]
+
+
+def in_words(times: Times | None) -> str:
+    """Return how many files were processed, and how long that took."""
+    if times is None:
+        return "none in the last hour"
+    period = "hour" if times.minutes == PERIOD / timedelta(minutes=1) else f"{times.minutes} minutes"
+    rate = times.files / times.minutes
+    return (
+        f"{times.files:,} in the last {period} ({rate:,.3g} a minute), from upload to result "
+        f"{times.p50:.3g} s (p50), {times.p95:.3g} s (p95), {times.p99:.3g} s (p99)"
+    )
 
 
 def unknown(value: float | None, unit: str = "") -> str:

@@ -18,8 +18,9 @@ from xfarm.credentials import blank
 from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
-from xfarm.orchestrator.engine import Engine, Operation, Preview, Report, exports
+from xfarm.orchestrator.engine import Engine, Operation, Preview, Report
 from xfarm.orchestrator.pulumi_cli import stop_engines
+from xfarm.orchestrator.states import exports
 from xfarm.paths import ROOT
 
 WIDTH: Final = 10_000

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,17 +22,13 @@ from pulumi.automation import (
     OutputMap,
     PulumiCommand,
     Stack,
-    StackNotFoundError,
     UpdateSummary,
 )
 from pulumi.automation._stack import StackInitMode
-from pulumi.automation.errors import InvalidVersionError
-from semver import VersionInfo
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import changes, locks, protection, recovery, refusals, scratch
+from xfarm.orchestrator import changes, locks, protection, recovery, refusals, scratch, states
 from xfarm.orchestrator.changes import CHANGES, Change, PropertyChange, Steps
-from xfarm.orchestrator.graph import dependencies, order
 from xfarm.orchestrator.locks import Claim
 from xfarm.orchestrator.pulumi_cli import PulumiCli
 from xfarm.orchestrator.scratch import Outputs
@@ -141,9 +136,9 @@ class Engine:
         self._stopping = stopping or Event()
         self._on_event = on_event
         self._notify = notify
-        self._command = _command()
+        self._command = PulumiCli()
         # All states at once, in parallel, rather than several commands for each stack later.
-        self._states: dict[str, scratch.Json | None] = _ask_each(self._command, "stack", "export", "--stack", stack)
+        self._states = states.states(stack)
 
     def create_missing(self, projects: Iterable[str]) -> None:
         """Create the stacks that don't exist, so that they can be deployed and other stacks can refer to them.
@@ -172,7 +167,7 @@ class Engine:
 
     def resources(self, project: str) -> int:
         """Return how many resources of a project were deployed when this engine was created."""
-        return _managed(scratch.deployment(self._states[project]).get("resources", []))
+        return states.managed(scratch.deployment(self._states[project]).get("resources") or [])
 
     def deployed(self, projects: Iterable[str]) -> list[tuple[str, str]]:
         """Return the types and ids of the resources of projects that were deployed when this engine was created."""
@@ -223,8 +218,7 @@ class Engine:
         return report
 
     def _remains(self, project: str) -> bool:
-        state = _ask(self._command, ("stack", "export", "--stack", self._stack), project)
-        return _managed(scratch.resources(state)) > 0
+        return states.managed(scratch.resources(states.state(self._stack, project))) > 0
 
     def redirect(self, on_event: OnStackEvent, notify: Callable[[str], None]) -> None:
         """Replace the callbacks for events and messages."""
@@ -242,15 +236,16 @@ class Engine:
         """
         project, needs = preview.report.project, list(needs)
         with ThreadPoolExecutor() as pool:
-            ask = partial(_ask, self._command, ("stack", "export", "--stack", self._stack))
-            states = dict(zip((project, *needs), pool.map(ask, (project, *needs)), strict=True))
+            now = dict(
+                zip((project, *needs), pool.map(partial(states.state, self._stack), (project, *needs)), strict=True)
+            )
         changed = []
-        if scratch.resources(states[project]) != scratch.resources(self._states[project]):
+        if scratch.resources(now[project]) != scratch.resources(self._states[project]):
             changed.append("its state")
         if scratch.sources(project) != preview.sources:
             changed.append("its program or settings")
         for other in needs:
-            planned, actual = preview.exports[other] or {}, scratch.exported(states[other]) or {}
+            planned, actual = preview.exports[other] or {}, scratch.exported(now[other]) or {}
             changed += [
                 f"{other}.{output.path}"
                 for output in changes.outputs(scratch.known(planned), actual)
@@ -423,11 +418,6 @@ def _report(project: str, act: Callable[[OnEvent], None], on_event: OnEvent, *, 
     return report
 
 
-def _managed(resources: Iterable[scratch.Json]) -> int:
-    """Return how many of the resources are in AWS: Pulumi's own, such as the stack, are not."""
-    return sum(not resource["type"].startswith("pulumi:") for resource in resources)
-
-
 def _errors_only(on_event: OnEvent) -> OnEvent:
     """Return a callback that calls `on_event` with errors only."""
 
@@ -436,56 +426,6 @@ def _errors_only(on_event: OnEvent) -> OnEvent:
             on_event(event)
 
     return on_error
-
-
-def exports(stack: str) -> dict[str, dict[str, Any] | None]:
-    """Return the outputs of each project's stack of this name; None for a stack that doesn't exist.
-
-    Raises:
-        UserError: The stacks' state can't be reached.
-    """
-    return ask_each("stack", "output", "--json", "--stack", stack)
-
-
-def ask_each(*arguments: str) -> dict[str, Any]:
-    """Run a Pulumi command for every project in parallel; return the JSON that it prints for each.
-
-    For a project without such a stack, this is None.
-
-    Raises:
-        UserError: The stacks' state can't be reached.
-    """
-    return _ask_each(_command(), *arguments)
-
-
-def _command() -> PulumiCli:
-    """Return the Pulumi CLI.
-
-    Raises:
-        UserError: It does not run, or is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
-    """
-    try:
-        return PulumiCli(version=VersionInfo(3, 256, 0))
-    except InvalidVersionError as error:
-        raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError("the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why.") from error
-
-
-def _ask_each(command: PulumiCommand, *arguments: str) -> dict[str, Any]:
-    projects = order(dependencies())
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(partial(_ask, command, arguments), projects), strict=True))
-
-
-def _ask(command: PulumiCommand, arguments: tuple[str, ...], project: str) -> Any:  # noqa: ANN401 - any JSON
-    try:
-        answer = command.run(list(arguments), str(STACKS / project), {})
-    except StackNotFoundError:
-        return None
-    except CommandError as error:
-        raise UserError(f"{project}: {explain(error)}.") from error
-    return json.loads(answer.stdout)
 
 
 def explain(error: CommandError) -> str:

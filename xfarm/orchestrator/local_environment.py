@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xfarm.emulator.server import DEFAULT_PORT, REGION, Emulator
 from xfarm.errors import UserError
+from xfarm.toolchain import shared_language_host, shared_plugin
 from xfarm.toolchain.resolve import resolve
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
 _PREFIXES: Final = ("AWS_", "PULUMI_")
@@ -82,8 +83,7 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
         root: The checkout's folder; its `.local` and the user's cache folder are the only folders written to.
         notify: Called with each message for the user: the toolchain, and the progress of downloads and builds.
         projects: The folder with the projects, each in a folder of its name, if this process will run Pulumi's engine.
-            If the toolchain allows it, one AWS plugin is started for all engines; it ends with this process and the
-            last engine.
+            If the toolchain allows it, all engines share one AWS plugin, which outlives them.
 
     Raises:
         UserError: There is no toolchain, or the emulator or the plugin can't be started.
@@ -130,35 +130,19 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
         }
         | toolchain.environment
     )
+    host = shared_language_host.start(environment) if projects and toolchain.shares_language_host else None
     if projects and toolchain.shared_plugin:
-        port = _share_plugin([toolchain.shared_plugin, "--projects", str(projects)], environment)
+        owner = account.directory / "lock"
+        port = shared_plugin.port([toolchain.shared_plugin], environment, folder / "plugins", projects, owner)
         environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{port}"
+    if host and host.stdout:
+        environment["PULUMI_DEBUG_LANGUAGES"] = f"python:{host.stdout.readline().strip()}"
+        _hosts.append(host)
     return environment
 
 
-_plugins: list[subprocess.Popen[str]] = []
-"""The plugins, which run for as long as this process keeps their standard input open."""
-
-
-def _share_plugin(command: list[str], environment: dict[str, str]) -> int:
-    """Start an AWS plugin that any engine can attach to, and return its port.
-
-    Raises:
-        UserError: It doesn't start.
-    """
-    plugin = subprocess.Popen(
-        command,
-        env=environment | {"GRPC_VERBOSITY": "ERROR"},  # by default, gRPC logs each engine that disconnects
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,  # so that Ctrl-C reaches the engines only, which finish their operations in progress
-    )
-    port = plugin.stdout.readline() if plugin.stdout else ""
-    if not port:
-        raise UserError("the AWS plugin ended at once: see the messages above.")
-    _plugins.append(plugin)
-    return int(port)
+_hosts: list[subprocess.Popen[str]] = []
+"""The language hosts, which run for as long as this process keeps their standard input open."""
 
 
 def _prepend(folders: list[str], path: str) -> str:

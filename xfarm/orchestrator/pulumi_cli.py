@@ -6,12 +6,16 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
+from threading import Lock
 from typing import Final, Self
 
 from pulumi.automation import CommandResult, PulumiCommand
 from pulumi.automation._cmd import OnOutput
-from pulumi.automation.errors import create_command_error
+from pulumi.automation.errors import InvalidVersionError, create_command_error
+from semver import VersionInfo
 
+from xfarm.errors import UserError
 from xfarm.orchestrator.locks import Claim
 
 _engines: Final[set[subprocess.Popen[str]]] = set()
@@ -27,10 +31,41 @@ def stop_engines() -> None:
         engine.send_signal(signal.SIGINT)
 
 
+_asking: Final = Lock()
+
+
+@cache
+def cli_version() -> VersionInfo | None:
+    """Return the version of the Pulumi CLI.
+
+    Raises:
+        UserError: It does not run, or is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
+    """
+    try:
+        return PulumiCommand(version=VersionInfo(3, 256, 0)).version
+    except InvalidVersionError as error:
+        raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError("the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why.") from error
+
+
 class PulumiCli(PulumiCommand):
-    """The Pulumi CLI."""
+    """The Pulumi CLI on PATH. Its version is asked for only if an operation needs it: each question takes a start."""
 
     _claim: Claim | None = None
+
+    def __init__(self) -> None:
+        self.command = "pulumi"
+
+    @property
+    def version(self) -> VersionInfo | None:  # pyrefly: ignore[bad-override]
+        """The version of the CLI.
+
+        Raises:
+            UserError: It is too old.
+        """
+        with _asking:  # several stacks would ask at the same time
+            return cli_version()
 
     def under(self, claim: Claim) -> Self:
         """Return a CLI that runs engines under a claim."""

@@ -28,7 +28,7 @@ Outputs = dict[str, Any]
 UNKNOWN: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """What the engine writes for an unknown value (`computedValuePlaceholder` in pulumi/pkg)."""
 
-_ENCRYPTED: Final = "1b47061264138c4ac30d75fd1eb44270"
+ENCRYPTED: Final = "1b47061264138c4ac30d75fd1eb44270"
 """Marks an encrypted value in a state (`SecretSig` in pulumi/sdk)."""
 
 _STACK: Final = "pulumi:pulumi:Stack"
@@ -154,7 +154,7 @@ def _only_outputs(stack: str, project: str, state: Json | None, outputs: Outputs
     """Return a deployment that contains only the stack's outputs."""
     latest = deployment(state)
     if "secrets_providers" not in latest:
-        outputs = {name: value for name, value in outputs.items() if _ENCRYPTED not in json.dumps(value)}
+        outputs = {name: value for name, value in outputs.items() if ENCRYPTED not in json.dumps(value)}
     urn = f"urn:pulumi:{stack}::{project}::{_STACK}::{project}-{stack}"
     resource = {"urn": urn, "custom": False, "type": _STACK, "outputs": known(outputs)}
     return {name: latest[name] for name in ("manifest", "secrets_providers") if name in latest} | {

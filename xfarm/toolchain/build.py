@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import platform
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xfarm.errors import UserError
-from xfarm.file_locks import acquire
+from xfarm.file_locks import acquire, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,7 +135,7 @@ def locked(path: Path, notify: Callable[[str], None]) -> Iterator[None]:
     with path.open("w") as lock:
         if not acquire(lock):
             notify("Another process is preparing the toolchain; waiting for it.")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for(lock)
         yield
 
 

@@ -1,6 +1,6 @@
 """`pulumi-language-python` for machines that can't download the official one: it runs a project's `__main__.py`.
 
-The engine starts one for each run of a program.
+The engine starts two for each run of a program.
 
 Usage, by the engine: python -m xfarm.toolchain.language_host [OPTION ...] ENGINE_ADDRESS
 """
@@ -53,6 +53,10 @@ class LanguageHost(LanguageServer):
 
     @override
     def Run(self, request: language_pb2.RunRequest, context: grpc.ServicerContext) -> language_pb2.RunResponse:
+        """Run the program for the engine."""
+        return self.run(request)
+
+    def run(self, request: language_pb2.RunRequest) -> language_pb2.RunResponse:
         """Run the program in its folder, which is first on the module path as for any script.
 
         Unlike the SDK's own method, it reports an error once, and without the frames of this module.

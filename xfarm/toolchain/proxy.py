@@ -41,10 +41,18 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True)
+class Bridge:
+    """A Terraform bridge: the channel to it, and a function that kills it."""
+
+    channel: grpc.Channel
+    kill: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Configured:
     """A bridge with configured provider, and its response to `Configure`."""
 
-    channel: grpc.Channel
+    bridge: Bridge
     region: str
     response: bytes
 
@@ -55,11 +63,11 @@ class Proxy(grpc.GenericRpcHandler):
     Several engines may call at the same time. Engines with the same provider settings share a bridge.
     """
 
-    def __init__(self, start: Callable[[], grpc.Channel], zips: Path, types: Collection[str]) -> None:
+    def __init__(self, start: Callable[[], Bridge], zips: Path, types: Collection[str]) -> None:
         """Start the first bridge.
 
         Args:
-            start: Starts a bridge, and opens a channel to it.
+            start: Starts a bridge.
             zips: The folder for zip files of code archives.
             types: The tokens of the types and functions that a bridge includes.
         """
@@ -99,16 +107,16 @@ class Proxy(grpc.GenericRpcHandler):
         if method == "Configure":
             return self._configure(request, context).response
         configured = self._by_peer.get(context.peer())
-        channel = configured.channel if configured else self._first.result()
+        bridge = configured.bridge if configured else self._first.result()
         if method not in _RENAMED:
-            return _forward(channel, method, request, context)
+            return _forward(bridge.channel, method, request, context)
         types = _SERVICE.methods_by_name[method]
         message = GetMessageClass(types.input_type).FromString(request)
         folder = self.folder(getattr(message, "urn", ""), context.peer())
         call = Call(method, message, self._zips, configured.region if configured else "", folder)
         aws_types.require_known(call.token, self._types)
         response = GetMessageClass(types.output_type).FromString(
-            _forward(channel, method, message.SerializeToString(), context, call)
+            _forward(bridge.channel, method, message.SerializeToString(), context, call)
         )
         call.rename_response(response)
         return response.SerializeToString()
@@ -123,20 +131,37 @@ class Proxy(grpc.GenericRpcHandler):
             settings.ClearField(name)
         key = settings.SerializeToString(deterministic=True)
 
-        def configure(bridge: Future[grpc.Channel]) -> Configured:
-            channel = bridge.result()
-            response = channel.unary_unary(f"/{_SERVICE.full_name}/Configure")(request)
-            return Configured(channel, _region(settings), response)
+        def configure(bridge: Future[Bridge]) -> Configured:
+            response = bridge.result().channel.unary_unary(f"/{_SERVICE.full_name}/Configure")(request)
+            return Configured(bridge.result(), _region(settings), response)
 
         with self._lock:
             if key not in self._configured:
+                self._kill_unused()
                 bridge = self._starting.submit(self._start) if self._configured else self._first
                 self._configured[key] = self._starting.submit(configure, bridge)
+        configuring = self._configured[key]
         try:
-            configured = self._by_peer[context.peer()] = self._configured[key].result()
+            configured = self._by_peer[context.peer()] = configuring.result()
         except grpc.RpcError as error:
+            with self._lock:
+                if self._configured.get(key) is configuring:
+                    del self._configured[key]  # for the next engine, it may succeed
             _abort(error, context)
         return configured
+
+    def in_use(self, peer: str) -> bool:  # noqa: ARG002 - for the subclass
+        """Return whether the engine at `peer`, which has configured a bridge, still runs."""
+        return True
+
+    def _kill_unused(self) -> None:
+        """Kill the bridges whose engines have all ended, but keep the first, which answers unconfigured engines."""
+        self._by_peer = {peer: configured for peer, configured in self._by_peer.items() if self.in_use(peer)}
+        used = [self._first.result(), *(configured.bridge for configured in self._by_peer.values())]
+        for key, configuring in list(self._configured.items()):
+            if configuring.done() and not configuring.exception() and configuring.result().bridge not in used:
+                configuring.result().bridge.kill()
+                del self._configured[key]
 
 
 def _region(settings: provider_pb2.ConfigureRequest) -> str:
@@ -187,7 +212,7 @@ def rename_details(status: bytes, call: Call) -> bytes:
     return message.SerializeToString()
 
 
-def bridge(child: subprocess.Popen[str], provider: str, types: Collection[str]) -> grpc.Channel:
+def connect(child: subprocess.Popen[str], provider: str, types: Collection[str]) -> grpc.Channel:
     """Wait until a bridge serves its provider, and return the channel to it.
 
     Args:

@@ -38,6 +38,8 @@ class Toolchain:
     """If one of these is missing, the choice is made again."""
     shared_plugin: str
     """The AWS plugin that several engines can attach to at the same time; empty if there is none."""
+    shares_language_host: bool = False
+    """Whether several engines can attach to our language host."""
     fingerprint: list[str] = field(default_factory=list)
     """What the choice depends on; if it differs, the choice is made again."""
 
@@ -114,6 +116,7 @@ def _choose(root: Path, notify: Callable[[str], None], fingerprint: list[str]) -
         environment={"PULUMI_IGNORE_AMBIENT_PLUGINS": "true"},
         files=[str(file) for file in (engine, host, *plugin)],
         shared_plugin=str(plugin[0]),
+        shares_language_host=True,
         fingerprint=fingerprint,
     )
 
@@ -121,7 +124,7 @@ def _choose(root: Path, notify: Callable[[str], None], fingerprint: list[str]) -
 def _official(cli: Path, summary: str, files: Sequence[Path], shared_plugin: str, fingerprint: list[str]) -> Toolchain:
     # Its language host runs `python3` from PATH.
     path = [str(cli.parent), str(Path(sys.executable).parent)]
-    return Toolchain(summary, path, {}, [str(file) for file in (cli, *files)], shared_plugin, fingerprint)
+    return Toolchain(summary, path, {}, [str(file) for file in (cli, *files)], shared_plugin, fingerprint=fingerprint)
 
 
 def _cli_on_path() -> Path | None:

@@ -30,15 +30,19 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def exit_on_request(cleanup: Callable[[], None] = _nothing, wait: Callable[[], None] = _nothing) -> None:
-    """Exit at once on SIGINT, on SIGTERM or after the engine has died.
+def parent_ends() -> None:
+    """Wait until the process that started this one has ended: its standard input closes."""
+    sys.stdin.read()
 
-    The engine interrupts its plugins when it no longer needs them, and waits up to 5 s for each. If the engine dies,
-    the standard input of its plugins closes.
+
+def exit_on_request(cleanup: Callable[[], None] = _nothing, *waits: Callable[[], None]) -> None:
+    """Exit at once on SIGINT and SIGTERM, and when something has happened.
+
+    The engine interrupts its plugins when it no longer needs them, and waits up to 5 s for each.
 
     Args:
         cleanup: Called before the exit.
-        wait: Called after standard input was closed; the process exits when it returns.
+        waits: Each waits for an event to exit after; the end of the parent, unless given.
     """
 
     def end(*_: object) -> None:
@@ -49,7 +53,8 @@ def exit_on_request(cleanup: Callable[[], None] = _nothing, wait: Callable[[], N
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    threading.Thread(target=lambda: end(sys.stdin.read(), wait()), daemon=True).start()
+    for wait in waits or (parent_ends,):
+        threading.Thread(target=lambda wait=wait: end(wait()), daemon=True).start()
 
 
 def serve(register: Callable[[grpc.Server], None]) -> None:

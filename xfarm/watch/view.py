@@ -14,7 +14,7 @@ from rich.console import Console
 from xfarm.errors import UserError
 from xfarm.operations.redrive import redrive
 from xfarm.operations.send import UploadTracker, in_brief, places, upload
-from xfarm.operations.status import health
+from xfarm.operations.status import alarms_in_words, health, in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,11 +88,15 @@ class PipelineView:
             if time.monotonic() >= self._refreshed_at + self._refresh_s:
                 self._follow()
                 pipeline = self.pipeline
+                state = health(pipeline)
+                unconfirmed = state.alarm_email if state.alarm_email != "confirmed" else None
                 self._state = {
                     "at": time.time(),
                     "inputs": asdict(self._folder(pipeline.input_prefix)),
                     "outputs": asdict(self._folder(pipeline.output_prefix)),
-                    "health": asdict(health(pipeline)),
+                    "health": asdict(state),
+                    "times": in_words(state.times),
+                    "alarms": unconfirmed and f"{pipeline.alarm_topic_name} {alarms_in_words(pipeline, unconfirmed)}.",
                 }
                 self._refreshed_at = time.monotonic()
             return self._state | {"files": [self._shown(file) for file in reversed(self._files.copy().values())]}
@@ -120,7 +124,7 @@ class PipelineView:
         output = io.StringIO()
         with self._reading_dead_letters:
             try:
-                redrive(self.pipeline, Console(file=output, soft_wrap=True))
+                redrive(self.pipeline, Console(file=output, soft_wrap=True), trial=False)
             finally:  # a file that was not moved is found in the dead-letter queue again
                 for file in self._files.copy().values():
                     if file.state == "dead":

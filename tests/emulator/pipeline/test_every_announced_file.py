@@ -142,7 +142,7 @@ def test_a_dead_letter_with_control_characters_in_its_key_is_shown(driver: Drive
     eventually(lambda: counts(driver.pipeline.dead_letter_queue_url).waiting)
     output = io.StringIO()
     dead_letters.show(driver.pipeline, Console(file=output, width=1000), as_json=False)
-    assert output.getvalue().splitlines()[0] == rf"s3://{driver.pipeline.bucket_name}/inputs/a\x01\nb.csv"
+    assert rf"  s3://{driver.pipeline.bucket_name}/inputs/a\x01\nb.csv (message " in output.getvalue()
     driver.allow_reading()
     redrive(driver.pipeline, Console(file=output))
     driver.assert_idle()

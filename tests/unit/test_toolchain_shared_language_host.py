@@ -1,0 +1,112 @@
+"""One language host for several engines: each program runs in a process of its own."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import empty_pb2
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, language_pb2, language_pb2_grpc
+from typing_extensions import override
+
+from tests.support.waiting import eventually
+from xfarm.toolchain import shared_language_host
+
+
+class Engine(engine_pb2_grpc.EngineServicer):
+    """An engine, as a language host sees it."""
+
+    def __init__(self) -> None:
+        self.logged: list[str] = []
+
+    @override
+    def Log(self, request: engine_pb2.LogRequest, context: grpc.ServicerContext) -> empty_pb2.Empty:
+        if request.severity != engine_pb2.DEBUG:
+            self.logged.append(f"{engine_pb2.LogSeverity.Name(request.severity)} {request.message}")
+        return empty_pb2.Empty()
+
+
+class Host:
+    """A host, and an engine that is attached to it."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.process = shared_language_host.start(os.environ)
+        assert self.process.stdout
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        engine_pb2_grpc.add_EngineServicer_to_server(self.engine, self._server)
+        self._address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+        channel = grpc.insecure_channel(f"127.0.0.1:{self.process.stdout.readline().strip()}")
+        self._stub = language_pb2_grpc.LanguageRuntimeStub(channel)
+        self._stub.Handshake(language_pb2.LanguageHandshakeRequest(engine_address=self._address), wait_for_ready=True)
+
+    def run(self, folder: Path, program: str) -> Any:  # noqa: ANN401 - gRPC does not name the type
+        """Start a program, with a monitor that accepts no connection."""
+        folder.mkdir(exist_ok=True)
+        (folder / "__main__.py").write_text(program, encoding="utf-8")
+        request = language_pb2.RunRequest(
+            project="project", stack="stack", monitor_address=self._address, parallel=1, organization="organization"
+        )
+        request.info.program_directory = str(folder)
+        return self._stub.Run.future(request)
+
+    def end(self, *, engine_first: bool) -> None:
+        """End the engine and close the host's standard input, in this order or the other."""
+        assert self.process.stdin
+        ends = [lambda: self._server.stop(None).wait(), self.process.stdin.close]
+        for end in ends if engine_first else reversed(ends):
+            end()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    made = Host()
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def test_what_a_program_prints_is_shown_by_its_engine_and_an_end_without_an_answer_is_an_error(
+    host: Host, tmp_path: Path
+) -> None:
+    program = "import os, sys; print('hello', flush=True); os.write(2, b'warned\\n'); os._exit(3)"
+    assert host.run(tmp_path, program).result(timeout=60).bail
+    assert host.engine.logged == [
+        "INFO hello",
+        "INFO warned",
+        "ERROR The program's process ended with exit code 3.",
+    ]
+
+
+def test_each_program_has_its_own_folder_modules_and_process(host: Host, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part.py").write_text(f"NAME = {name!r}", encoding="utf-8")
+        program = "import os, part; print(part.NAME, os.path.basename(os.getcwd()), flush=True); os._exit(0)"
+        host.run(tmp_path / name, program).result(timeout=60)
+    assert [line for line in host.engine.logged if line.startswith("INFO")] == ["INFO one one", "INFO two two"]
+
+
+def test_a_program_whose_engine_gives_up_is_killed(host: Host, tmp_path: Path) -> None:
+    program = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
+    running = host.run(tmp_path, program)
+    eventually(lambda: host.engine.logged, seconds=60)
+    pid = int(host.engine.logged[0].removeprefix("INFO "))
+    running.cancel()
+    eventually(lambda: not Path(f"/proc/{pid}").exists() or not alive(pid), seconds=10)
+
+
+def alive(pid: int) -> bool:
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
+
+
+@pytest.mark.parametrize("engine_first", [False, True])
+def test_the_host_ends_after_its_parent_and_the_last_engine(host: Host, *, engine_first: bool) -> None:
+    host.end(engine_first=engine_first)
+    assert host.process.wait(timeout=60) == 0

@@ -1,0 +1,116 @@
+"""The loop of who changes the function: on each change, its code is replaced, and files are processed with it."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from watchfiles import PythonFilter, watch
+
+from xfarm.operations import logs, send
+from xfarm.operations.dead_letters import failures
+from xfarm.operations.pipeline import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from xfarm.operations.pipeline import Pipeline
+
+PAUSE_S: Final = 0.3
+"""The seconds between two looks for results."""
+
+
+def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Console) -> None:
+    """Replace the function's code and send files, now and on each change of the code, until Ctrl-C.
+
+    Nothing but the code is replaced, so the next plan shows the change of the code only.
+
+    Args:
+        pipeline: The pipeline.
+        code: The folder with the function's code.
+        files: Files, and folders of files.
+        console: Shows the results.
+
+    Raises:
+        UserError: A file can't be sent.
+    """
+    files = list(files)
+    failed: set[str] = set()
+    changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=200)
+    next(changes)  # from now on, no change is missed
+    while True:
+        if archive := _archive(code, console):
+            _replace(pipeline, archive, console)
+            _process(pipeline, files, failed, console)
+        console.print(f"Waiting for a change in {code}, until you press Ctrl-C.", highlight=False, markup=False)
+        while not next(changes):
+            pass
+
+
+def _archive(code: Path, console: Console) -> bytes:
+    """Return a zip file of the code; nothing if it has a syntax error, which is shown."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+        for source in sorted(code.rglob("*.py")):
+            text = source.read_bytes()
+            try:
+                compile(text, source.name, "exec")
+            except (SyntaxError, ValueError) as error:
+                console.print(f"{source.relative_to(code)}: {error}", style="red", highlight=False, markup=False)
+                return b""
+            writer.writestr(source.relative_to(code).as_posix(), text)
+    return archive.getvalue()
+
+
+def _replace(pipeline: Pipeline, archive: bytes, console: Console) -> None:
+    """Replace the function's code, and wait until Lambda uses it."""
+    started = time.monotonic()
+    functions = boto3.client("lambda")
+    functions.update_function_code(FunctionName=pipeline.function_name, ZipFile=archive)
+    functions.get_waiter("function_updated_v2").wait(FunctionName=pipeline.function_name)
+    seconds = time.monotonic() - started
+    console.print(f"The code of {pipeline.function_name} was replaced in {seconds:.1f} s.", highlight=False)
+
+
+def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: Console) -> None:
+    """Send files, and show the result of each, or the log of its first attempt if that failed.
+
+    Args:
+        pipeline: The pipeline.
+        files: The files.
+        failed: The ids of the messages that failed before, which may be of the same files; those that fail are added.
+        console: Shows the results.
+    """
+    uploads = send.upload(pipeline, send.find(files), console)
+    tracker = send.UploadTracker(pipeline)
+    waiting = {upload.key: upload for upload in uploads}
+    deadline = time.monotonic() + send.one_retry(pipeline)
+    while waiting:
+        for arrival in tracker.look(list(waiting.values())):
+            del waiting[arrival.upload.key]
+            what = send.in_brief(arrival.document) if arrival.document else arrival.error
+            _print(console, f"{arrival.upload.name} -> {arrival.result or pipeline.dead_letter_queue_name} ({what})")
+        since = min((upload.written for upload in waiting.values()), default=None)
+        for failure in failures(pipeline, since - timedelta(seconds=1)) if since else ():
+            if failure.message_id in failed:
+                continue
+            if upload := waiting.pop(failure.key or "", None):
+                failed.add(failure.message_id)
+                logs.show(pipeline, console, key=upload.key, since=upload.written - timedelta(seconds=1))
+                _print(console, f"{upload.name} failed ({failure.error}); it is tried again.")
+        if waiting and time.monotonic() > deadline:
+            _print(console, f"{len(waiting)} without a result so far: see 'xfarm status {pipeline.stack}'.")
+            return
+        if waiting:
+            time.sleep(PAUSE_S)
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(printable(text), highlight=False, markup=False)

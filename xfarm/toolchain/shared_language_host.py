@@ -1,0 +1,115 @@
+"""One language host for all engines of a command, which attach to it instead of each starting its own.
+
+Most of a small program's time is the import of Pulumi's SDK. This host imports it once, and forks for each program.
+
+Usage: python -m xfarm.toolchain.shared_language_host
+It prints its port, and ends when its standard input is closed and the last engine has ended.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING, Final
+
+from pulumi.automation._server import LanguageServer
+from pulumi.runtime.proto import language_pb2, language_pb2_grpc
+from typing_extensions import override
+
+from xfarm.toolchain import service
+from xfarm.toolchain.sharing import Engines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from multiprocessing.connection import Connection
+
+    import grpc
+
+_PRELOADED: Final = ("pulumi_aws", "xfarm.toolchain.language_host")
+"""The modules to import once; not `shared`, whose copy is chosen by the program's own path."""
+
+_forks: Final = multiprocessing.get_context("forkserver")
+
+
+class SharedLanguageHost(LanguageServer):
+    """A language host that runs each program in a process of its own."""
+
+    def __init__(self, engines: Engines) -> None:
+        super().__init__(lambda: None)
+        self._engines = engines
+
+    @override
+    def Handshake(
+        self, request: language_pb2.LanguageHandshakeRequest, context: grpc.ServicerContext
+    ) -> language_pb2.LanguageHandshakeResponse:
+        """Attach an engine."""
+        self._engines.attach(context.peer(), request.engine_address)
+        return language_pb2.LanguageHandshakeResponse()
+
+    @override
+    def Run(self, request: language_pb2.RunRequest, context: grpc.ServicerContext) -> language_pb2.RunResponse:
+        """Run a program, and pass on what it prints to its engine."""
+        output, output_end = _forks.Pipe(duplex=False)
+        answer, answer_end = _forks.Pipe(duplex=False)
+        engine = self._engines.address(context.peer())
+        program = _forks.Process(target=_run, args=(request.SerializeToString(), engine, output_end, answer_end))
+        program.start()
+        output_end.close()
+        answer_end.close()
+        context.add_callback(program.kill)
+        with open(output.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
+            for line in lines:
+                self._engines.log(context.peer(), line.rstrip("\n"))
+        program.join()
+        try:
+            return language_pb2.RunResponse.FromString(answer.recv_bytes())
+        except EOFError:
+            message = f"The program's process ended with exit code {program.exitcode}."
+            self._engines.log(context.peer(), message, error=True)
+            return language_pb2.RunResponse(bail=True)
+
+
+def _run(request: bytes, engine: str, output: Connection, answer: Connection) -> None:
+    """Run a program in this process, which was forked for it."""
+    from xfarm.toolchain.language_host import LanguageHost  # noqa: PLC0415 - imported already, before the fork
+
+    for descriptor in (sys.__stdout__, sys.__stderr__):
+        os.dup2(output.fileno(), descriptor.fileno() if descriptor else 1)
+    output.close()
+    response = LanguageHost(engine).run(language_pb2.RunRequest.FromString(request))
+    sys.stdout.flush()
+    answer.send_bytes(response.SerializeToString())
+
+
+def start(environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a host; it ends with this process and the last engine. The first line that it prints is its port."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__],
+        env={**environment, "GRPC_VERBOSITY": "ERROR"},  # by default, gRPC logs each engine that disconnects
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,  # so that Ctrl-C reaches the engines only, which finish their operations in progress
+    )
+
+
+def main() -> None:
+    """Serve all engines that attach, until asked to exit."""
+    _forks.set_forkserver_preload([*_PRELOADED])
+    forkserver.ensure_running()
+    engines = Engines()
+
+    def ended() -> None:
+        service.parent_ends()
+        engines.wait_until_all_ended()
+
+    service.exit_on_request(lambda: None, ended)
+    host = SharedLanguageHost(engines)
+    service.serve(lambda server: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server))
+
+
+if __name__ == "__main__":
+    main()
