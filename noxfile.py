@@ -65,6 +65,8 @@ def bench(session: nox.Session) -> None:
 def stress(session: nox.Session) -> None:
     """Run property tests at length, and kill deployments at random points, which must then complete: [SEEDS]."""
     run(session, "pytest", "tests/unit", "-m", "hypothesis", "--hypothesis-profile", "stress")
+    for path in ("test_interrupted.py", "pipeline/test_killed.py", "pipeline/test_keys.py"):
+        run(session, "pytest", "-s", f"tests/emulator/{path}", "--hypothesis-profile", "stress")
     run(session, "tests.support.planned")
     run(session, "tests.support.stress", *session.posargs)
 

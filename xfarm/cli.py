@@ -437,13 +437,15 @@ def shell_commands(before: dict[str, str], after: dict[str, str]) -> list[str]:
 def emulator(action: str) -> None:
     """Start or stop the AWS emulator, or show whether it runs. It keeps its data."""
     from xfarm.orchestrator import local_environment
+    from xfarm.waiting import announced
 
     account = local_environment.emulator(ROOT)
     with local_environment.os_errors_as_user_errors(ROOT):
         if action == "start":
             local_environment.start(account, _notify)
         if action == "stop":
-            account.stop()
+            with announced(lambda: "Waiting for the AWS emulator to save its data and stop."):
+                account.stop()
         running = account.current()
     _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is not running'}.")
     sys.exit(0 if running or action == "stop" else 1)

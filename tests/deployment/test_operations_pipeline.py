@@ -148,6 +148,7 @@ def test_a_file_that_fails_is_followed_to_the_dead_letter_queue_and_put_back(
     assert state.dead_letter_queue == Counts(waiting=1, in_flight=0)
     assert state.event_source_mapping == "Enabled"
     assert state.failed_attempts == RECEIVES
+    assert state.causes == {"RuntimeError: test failure": RECEIVES}
     assert state.times
     assert (state.times.files, state.times.minutes) == (1, 60)
     assert 0 < state.times.p50 == state.times.p95 == state.times.p99 < 600

@@ -46,6 +46,13 @@ def process(emulator: Emulator) -> int:
     return int((emulator.directory / "lock").read_text().split()[0])
 
 
+def living(group: int) -> int:
+    """Return how many processes of a group are living."""
+    done = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)
+    listed = [line.split() for line in done.stdout.splitlines()]
+    return sum(int(pgid) == group and not stat.startswith("Z") for pgid, stat in listed)
+
+
 def test_it_starts_once_and_stops(emulator: Emulator) -> None:
     assert not emulator.running()
     emulator.start()
@@ -125,6 +132,9 @@ def test_files_are_processed_when_it_starts_again_at_another_port(emulator: Emul
         assert boto3.client("sqs").create_queue(QueueName=pipeline.main_queue_name)["QueueUrl"] == (
             pipeline.main_queue_url
         )
+        group = process(emulator)
+        assert living(group) > 1
+    eventually(lambda: not living(group))  # the workers of the function, too
 
 
 def test_it_is_found_at_the_port_that_it_was_started_with(emulator: Emulator) -> None:
@@ -144,6 +154,40 @@ def test_it_ends_when_its_folder_is_deleted_and_another_starts_at_its_port(emula
     assert emulator.running()
 
 
+def test_it_is_found_if_the_command_that_started_it_was_killed_at_once(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = subprocess.Popen
+
+    def start_and_die(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - those of `Popen`
+        popen(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start_and_die)
+        if not (fork := os.fork()):
+            try:
+                emulator.start()
+            finally:
+                os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) == -signal.SIGKILL
+    emulator.start()
+    assert emulator.running()
+    emulator.stop()
+    assert not emulator.running()
+
+
+def test_it_saves_its_data_in_the_new_place_and_ends_if_its_folder_is_moved(emulator: Emulator) -> None:
+    emulator.start()
+    queue = client(emulator, "sqs").create_queue(QueueName="queue")["QueueUrl"]
+    moved = replace(emulator, directory=emulator.directory.rename(emulator.directory.with_name("moved")))
+    eventually(lambda: not moved.running())
+    assert not emulator.directory.exists()
+    with running(moved):
+        assert client(moved, "sqs").list_queues()["QueueUrls"] == [queue]
+        assert not moved.unsaved.exists()
+
+
 @pytest.fixture
 def other_process() -> Iterator[subprocess.Popen[bytes]]:
     """Yield a process, which has a process group of its own."""
@@ -156,30 +200,25 @@ def test_it_is_stopped_only_once_the_command_that_starts_it_has_recorded_its_pro
     emulator: Emulator, other_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
-    kill = os.kill
+    kill, recorded, looked = os.kill, Emulator._recorded, Event()  # noqa: SLF001 - to know that it looks
 
     def record(process: int, number: int) -> None:
         killed.append(process)
         if process == other_process.pid:  # 0 would be the process group of this test
             kill(process, number)
 
+    def look(emulator: Emulator) -> tuple[int, int]:
+        looked.set()
+        return recorded(emulator)
+
     monkeypatch.setattr(os, "kill", record)
+    monkeypatch.setattr(Emulator, "_recorded", look)
     emulator.directory.mkdir()
     path = emulator.directory / "lock"
     with path.open("a") as lock, ThreadPoolExecutor() as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        looked = Event()
-        pause = emulator._pause  # noqa: SLF001 - to know that it waits
-
-        def wait(deadline: float) -> None:
-            looked.set()
-            pause(deadline)
-
-        monkeypatch.setattr(Emulator, "_pause", staticmethod(wait))
         stopping = pool.submit(emulator.stop)
-        while not looked.is_set() and not stopping.done():
-            looked.wait(0.1)
-        assert killed == []
+        looked.wait()
         path.write_text(f"{other_process.pid} {emulator.port}")
         other_process.wait()
         fcntl.flock(lock, fcntl.LOCK_UN)
@@ -199,23 +238,6 @@ def test_a_start_forgets_the_process_of_the_last_one_before_it_waits_for_its_por
             emulator.start()
     assert (emulator.directory / "lock").read_text() == ""
     assert emulator.unsaved.exists()
-
-
-def test_it_ends_when_its_folder_is_moved_and_has_saved_there(emulator: Emulator) -> None:
-    with running(emulator):
-        pipeline = create_pipeline(visibility_s=60)
-    moved = replace(emulator, directory=emulator.directory.with_name("moved"))
-    emulator.start()
-    client(emulator, "sqs").create_queue(QueueName="queue")
-    emulator.directory.rename(moved.directory)
-    eventually(lambda: not moved.running())
-    assert not emulator.directory.exists()
-    with running(moved):
-        assert not moved.unsaved.exists()
-        assert boto3.client("sqs").get_queue_url(QueueName="queue")
-        s3, bucket = boto3.client("s3"), pipeline.bucket_name
-        s3.put_object(Bucket=bucket, Key="inputs/a.csv", Body=b"a\n1\n")
-        eventually(lambda: s3.list_objects_v2(Bucket=bucket, Prefix="outputs/")["KeyCount"])
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:

@@ -10,15 +10,20 @@ from xfarm.paths import ROOT
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
-def xfarm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run an `xfarm` command, and return its output."""
+def environment(**settings: str) -> dict[str, str]:
+    """Return the environment of a command, with `settings` and no others for AWS."""
     left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
     no_files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    return kept | no_files | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | settings
+
+
+def xfarm(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run an `xfarm` command, and return its output."""
     return subprocess.run(
         [sys.executable, "-m", "xfarm", *arguments],
         cwd=ROOT,
-        env=kept | no_files | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | environment,
+        env=environment(**settings),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -5,6 +5,7 @@ A deployment by Pulumi takes a minute; tests/deployment has the tests that need 
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote_plus
 
 import boto3
 import pytest
@@ -200,3 +202,25 @@ def _create_function(resources: dict[str, Properties], code: bytes, timeout_s: i
         ScalingConfig={"MaximumConcurrency": mapping["scalingConfig"]["maximumConcurrency"]},
         FunctionResponseTypes=mapping["functionResponseTypes"],
     )["UUID"]
+
+
+def add_dead_letter(pipeline: Pipeline, key: str, error: str) -> None:
+    """Put a message about a deleted file into the dead-letter queue, and an error into the function's log.
+
+    A redrive of it succeeds, as the function does nothing for a deleted file.
+    """
+    record = {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "eventTime": "2026-01-02T03:04:05Z",
+        "s3": {"bucket": {"name": pipeline.bucket_name}, "object": {"key": quote_plus(key), "sequencer": "1"}},
+    }
+    body = json.dumps({"Records": [record]})
+    message_id = boto3.client("sqs").send_message(QueueUrl=pipeline.dead_letter_queue_url, MessageBody=body)[
+        "MessageId"
+    ]
+    line = {"outcome": "failed", "message_id": message_id, "key": key, "error": error, "error_type": "ValueError"}
+    logs = boto3.client("logs")
+    stream = {"logGroupName": pipeline.log_group_name, "logStreamName": message_id}
+    logs.create_log_stream(**stream)
+    logs.put_log_events(**stream, logEvents=[{"timestamp": int(time.time() * 1000), "message": json.dumps(line)}])

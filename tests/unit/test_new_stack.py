@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.killed import at_each_line
 from xfarm.errors import UserError
 from xfarm.orchestrator import new_stack, targets
 from xfarm.orchestrator.graph import dependencies
@@ -169,3 +170,24 @@ def test_settings_that_cannot_be_copied_with_another_bucket_are_refused_before_a
         new_stack.create("prod", print)
     assert choices(checkout) == before
     assert "prod" not in targets.known_stacks()
+
+
+def test_it_completes_what_was_killed_at_any_line(checkout: Path) -> None:
+    fresh = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
+    for _line in at_each_line(lambda: new_stack.create("prod", print)):
+        if "prod" not in targets.known_stacks():
+            new_stack.create("prod", print)
+        assert choices(checkout) == ["dev", "prod"]
+        assert BUCKET in settings(checkout, "storage", "prod")["config"]
+        added = {path for path in checkout.rglob("*") if path.is_file()} - fresh.keys()
+        assert added == {checkout / f"stacks/{project}/Pulumi.prod.yaml" for project in dependencies()}
+        for path in added:
+            path.unlink()
+        for path, content in fresh.items():
+            path.write_bytes(content)
+
+
+def test_settings_that_cannot_be_written_are_named(checkout: Path) -> None:
+    (checkout / "stacks/compute/.Pulumi.prod.yaml.new").mkdir()
+    with pytest.raises(UserError, match=r"stacks/compute/Pulumi\.prod\.yaml can't be written \(Is a directory\): make"):
+        new_stack.create("prod", print)

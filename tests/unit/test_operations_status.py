@@ -1,14 +1,20 @@
-"""How long files took, from the function's log."""
+"""How long files took and why attempts failed, from the function's log, and what is shown of it."""
 
+import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
 from tests.support.undeployed import PIPELINE
 from xfarm.operations import status
-from xfarm.operations.status import Times, in_words
+from xfarm.operations.dead_letters import Failure
+from xfarm.operations.pipeline import Counts
+from xfarm.operations.status import Health, Times, causes, in_words, show
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
@@ -75,3 +81,62 @@ def test_the_times_in_words() -> None:
     assert in_words(Times(files=9000, minutes=15, p50=1, p95=1, p99=1)).startswith(
         "9,000 in the last 15 minutes (600 a minute)"
     )
+
+
+# Causes
+
+
+def failed(*errors: str) -> list[Failure]:
+    return [Failure(message_id="m", key=f"inputs/{number}", error=error) for number, error in enumerate(errors)]
+
+
+def test_the_three_most_frequent_causes_are_counted() -> None:
+    errors = ["a", "b", "b", "row 7 of inputs/3", "row 8 of inputs/4", "row 9 of inputs/5", "c", "b", "c", "b"]
+    assert causes(failed(*errors)) == {"b": 4, "row # of <key>": 3, "c": 2}
+    assert causes([]) == {}
+
+
+HEALTH = Health(
+    main_queue=Counts(waiting=1, in_flight=2),
+    dead_letter_queue=Counts(waiting=0, in_flight=0),
+    oldest_message_s=None,
+    event_source_mapping="Enabled",
+    times=None,
+    failed_attempts=1300,
+    causes={"RuntimeError: [red]row #\x1b[2J": 1290, "KeyError: 'a'": 10},
+    errors=0,
+    throttles=None,
+    concurrency=1000,
+    alarm_email=None,
+)
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, state: Health) -> list[str]:
+    """Return what `xfarm status dev` shows of a health, without the table of stacks."""
+    monkeypatch.setattr(status, "health", Mock(return_value=state))
+    console = Console(file=io.StringIO(), width=1000)
+    show("dev", {}, PIPELINE, console, as_json=False)
+    assert isinstance(console.file, io.StringIO)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_causes_are_shown_as_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(monkeypatch, HEALTH)
+    start = lines.index("failed attempts 1,300 in the last hour")
+    assert lines[start + 1 : start + 3] == [r"1,290 with RuntimeError: [red]row #\x1b[2J", "10 with KeyError: 'a'"]
+
+
+def test_json_has_the_causes_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(status, "health", Mock(return_value=HEALTH))
+    show("dev", {}, PIPELINE, Console(), as_json=True)
+    assert json.loads(capsys.readouterr().out)["health"]["causes"] == HEALTH.causes
+
+
+@pytest.mark.parametrize(("waiting", "in_flight"), [(1, 0), (0, 1)])
+def test_where_there_are_dead_letters_the_command_that_lists_them_is_named(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, in_flight: int
+) -> None:
+    assert not [line for line in shown(monkeypatch, HEALTH) if "xfarm dead-letters" in line]
+    dead = Counts(waiting=waiting, in_flight=in_flight)
+    [line] = [line for line in shown(monkeypatch, replace(HEALTH, dead_letter_queue=dead)) if line.startswith("dead ")]
+    assert line.endswith(f"{waiting} dead letters, {in_flight} in flight: see 'xfarm dead-letters dev'")

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.killed import at_each_line
 from xfarm.errors import UserError
-from xfarm.orchestrator import locks
+from xfarm.orchestrator import locks, unlock
 from xfarm.orchestrator.locks import Folder, claim, conflict, store
 
 LOCKS = ".pulumi/locks/organization/storage/dev"
@@ -266,3 +267,22 @@ def test_pulumi_s_refusal_becomes_a_sentence_that_says_what_to_do() -> None:
     )
     assert conflict("[409] Conflict").endswith("run 'pulumi cancel'")
     assert locks.RUNS not in said
+
+
+def test_unlock_deletes_all_locks_after_one_that_was_killed_at_any_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unlock.targets, "activate", print)
+    monkeypatch.setenv("PULUMI_BACKEND_URL", tmp_path.as_uri())
+    names, left = ("first", "second"), set[int]()
+
+    def take_both() -> list[Path]:
+        return [take(tmp_path, name, hostname="another") for name in names]
+
+    taken = take_both()
+    for _line in at_each_line(lambda: unlock.unlock("dev", yes=True)):
+        left.add(sum(lock.exists() for lock in taken))
+        unlock.unlock("dev", yes=True)
+        assert not any(lock.exists() for lock in taken)
+        take_both()
+    assert left == {0, 1, 2}

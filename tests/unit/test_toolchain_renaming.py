@@ -163,7 +163,7 @@ def test_code_becomes_a_zip_file_and_is_an_archive_again_in_the_response(tmp_pat
     code = {SIGNATURE: ARCHIVE, "hash": "abc", "assets": {"main.py": asset}}
     request = provider_pb2.CreateRequest(urn=urn(FUNCTION), properties=struct({"code": code}))
     creation = call("Create", request, tmp_path)
-    assert request.properties["filename"] == str(tmp_path / "abc.zip")
+    assert request.properties["filename"] == f"{tmp_path.name}/abc.zip"
     assert (tmp_path / "abc.zip").exists()
     response = provider_pb2.CreateResponse(properties=request.properties)
     creation.rename_response(response)
@@ -174,7 +174,7 @@ def test_a_diff_of_code_writes_no_zip_file(tmp_path: Path) -> None:
     code = {SIGNATURE: ARCHIVE, "hash": "abc"}
     request = provider_pb2.DiffRequest(urn=urn(FUNCTION), olds=struct({"code": code}), news=struct({"code": code}))
     call("Diff", request, tmp_path)
-    assert request.olds["filename"] == request.news["filename"] == str(tmp_path / "abc.zip")
+    assert request.olds["filename"] == request.news["filename"] == f"{tmp_path.name}/abc.zip"
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,8 @@
 """Which toolchain is chosen on which machine."""
 
 import json
+import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -8,6 +10,7 @@ from typing import NoReturn
 import pytest
 from pulumi.automation import PulumiCommand
 
+from tests.support.killed import at_each_line
 from xfarm.errors import UserError
 from xfarm.toolchain import build, resolve, terraform
 
@@ -199,3 +202,35 @@ def test_terraforms_own_folders_are_searched(machine: Machine, monkeypatch: pyte
     monkeypatch.setenv("TF_CLI_CONFIG_FILE", str(configuration))
     machine.terraform_provider()
     assert terraform.find_provider().is_relative_to(machine.folder / "terraform")
+
+
+def test_the_choice_is_complete_after_one_that_was_killed_at_any_line(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.registry_build()
+    machine.terraform_provider()
+    wanted = machine.resolve()
+    launchers = {path: path.read_bytes() for path in machine.plugins.rglob("*") if path.is_file()}
+    monkeypatch.setenv("XFARM_TERRAFORM_PLUGINS", f"{machine.folder}/terraform/")
+
+    def choose_another() -> None:
+        machine.resolve()
+
+    for line in at_each_line(choose_another):
+        monkeypatch.setenv("XFARM_TERRAFORM_PLUGINS", str(machine.folder / "terraform"))
+        assert machine.resolve() == wanted
+        assert {path: path.read_bytes() for path in machine.plugins.rglob("*") if path.is_file()} == launchers, line
+        assert all(os.access(path, os.X_OK) for path in launchers)
+        monkeypatch.setenv("XFARM_TERRAFORM_PLUGINS", f"{machine.folder}/terraform/")
+
+
+def test_the_choice_depends_on_the_environment_of_python_and_not_on_its_name(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.registry_build()
+    machine.terraform_provider()
+    first = machine.resolve()
+    monkeypatch.setattr(sys, "executable", f"{sys.executable}3")
+    assert machine.resolve() == first
+    monkeypatch.setattr(sys, "prefix", str(machine.folder))
+    assert machine.resolve() != first

@@ -1,6 +1,7 @@
 """One AWS plugin for all commands of a checkout: when a running one serves, and when another is started."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.killed import at_each_line
 from xfarm.errors import UserError
 from xfarm.file_locks import acquire
 from xfarm.toolchain import shared_plugin
@@ -88,3 +90,19 @@ def test_a_plugin_that_ends_at_once_is_an_error_that_names_its_log(starter: Star
         starter.port(["sh", "-c", "echo no such provider >&2"])
     log = Path(str(error.value).rpartition(" ")[2].removesuffix("."))
     assert log.read_text() == "no such provider\n"
+
+
+def test_a_plugin_is_found_or_started_after_a_command_that_was_killed_at_any_line(
+    starter: Starter, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    pids.touch()
+    # A plugin that may go on running when nobody reads its port.
+    command = ["sh", "-c", f"trap '' PIPE; echo $$ >>{pids}; echo $$; exec sleep 600"]
+    for _line in at_each_line(lambda: starter.port(command)):
+        port = starter.port(command)
+        for pid in {*map(int, pids.read_text(encoding="utf-8").split())} - starter.started:
+            os.kill(pid, signal.SIGKILL)
+        assert starter.port(command) == port
+        pids.write_text("", encoding="utf-8")
+        shutil.rmtree(starter.folder)

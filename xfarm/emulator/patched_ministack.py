@@ -22,7 +22,8 @@
 - SQS: with another port than before, event source mappings and CreateQueue don't find the queues that exist.
 - SNS: e-mail subscriptions are confirmed without a confirmation.
 
-It ends when its folder, the working directory, is deleted, and records in the file `lock` that it has saved its data.
+It ends when its folder, the working directory, is deleted or moved, and records in the file `lock` that it has saved
+its data.
 
 Usage: python xfarm/emulator/patched_ministack.py
 """
@@ -546,20 +547,21 @@ _POLL_S: Final = 0.2
 
 
 def save_all(services: dict[str, Callable[[], Any]]) -> None:
-    """Save the state of all services, and record that."""
+    """Save the state of all services, record that, and end this process and the workers of Lambda functions."""
     _save_all(services)
     with LOCK.open("a") as lock:
         lock.write(" saved")
+    os.killpg(0, signal.SIGKILL)  # in a shutdown; nothing is left to do, and the workers would outlive this process
 
 
 def end_with_folder(inode: int) -> None:
     """End this process and the workers of Lambda functions when the file `lock` is no longer the one with `inode`.
 
-    After `git clean -fdx`, no command could find this process, and it would occupy its port. If the folder was moved,
-    save the data first, in its new place: the workers have files open under paths of the old one.
+    After `git clean -fdx`, no command could find this process, and it would occupy its port. After a move of the
+    folder, functions could not find their code, so this process saves its data in the new place first.
     """
-    folder = Path.cwd()
     with suppress(FileNotFoundError):
+        folder = Path.cwd()
         while LOCK.stat().st_ino == inode:
             if Path.cwd() != folder:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -91,7 +91,7 @@ class Emulator:
             last = (self.directory / "lock").read_text()
             if last and not last.endswith("saved"):
                 self.unsaved.touch()
-            self._record(lock, "")  # `stop` must not take the last process for this one
+            self._forget(lock)  # `stop` would take the last process for this one
             freed_by = time.monotonic() + _PORT_TIMEOUT_S
             while _in_use(self.port):
                 if time.monotonic() > freed_by:
@@ -114,21 +114,18 @@ class Emulator:
             UserError: It doesn't stop.
         """
         with self._lock() as lock:
-            deadline = time.monotonic() + _STOP_TIMEOUT_S
-            while not (pid := self._recorded()[0]):  # another process starts it
-                if acquire(lock):
-                    return
-                self._pause(deadline)
             if acquire(lock):
                 return
-            os.kill(pid, signal.SIGTERM)
+            pid = 0
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
             while not acquire(lock):
+                if not pid and (pid := self._recorded()[0]):
+                    with suppress(ProcessLookupError):  # it has just ended
+                        os.kill(pid, signal.SIGTERM)
                 if time.monotonic() > deadline:
                     raise UserError(f"the AWS emulator (process {pid}) doesn't stop: end it with `kill -9 {pid}`.")
                 time.sleep(_POLL_S)
-            self._record(lock, "")
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # the workers of Lambda functions
+            self._forget(lock)
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the emulator and its Lambda functions, without any secret of the user."""
@@ -141,7 +138,7 @@ class Emulator:
             "MINISTACK_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             "PERSIST_STATE": "1",
-            "STATE_DIR": "state",
+            "STATE_DIR": "state",  # in the working directory, even after that was moved
             "S3_PERSIST": "1",
             "S3_DATA_DIR": "s3",
             # AWS's default quota ("Lambda quotas"); ministack's default depends on the machine's memory.
@@ -161,16 +158,15 @@ class Emulator:
         return int(pid), int(port)
 
     @staticmethod
-    def _record(lock: TextIO, text: str) -> None:
+    def _forget(lock: TextIO) -> None:
         lock.truncate(0)
-        lock.write(text)
-        lock.flush()
 
     def _spawn(self, lock: TextIO) -> None:
         (self.directory / "tmp").mkdir(exist_ok=True)
         with (self.directory / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", _PROGRAM],
+            subprocess.Popen(
+                # It records its own id, because this process may be killed as soon as it runs.
+                ["/bin/sh", "-c", 'echo $$ "$GATEWAY_PORT" >lock && exec "$@"', "sh", sys.executable, "-P", _PROGRAM],
                 env=self.environment(),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -179,7 +175,6 @@ class Emulator:
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
             )
-        self._record(lock, f"{process.pid} {self.port}")
 
     def _responds(self) -> bool:
         if self._recorded()[1] != self.port:

@@ -23,6 +23,7 @@ from xfarm.errors import UserError
 from xfarm.operations.dead_letters import peek
 from xfarm.operations.pipeline import counts, number_of, printable
 from xfarm.operations.send import head
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -112,9 +113,16 @@ def audit(pipeline: Pipeline, prefix: str, console: Console, *, thorough: bool, 
         transient=True,
         disable=not console.is_terminal,
     )
-    with TemporaryFile("w+", encoding="utf-8") as kept, progress:
-        task = progress.add_task("", total=None)
+    task = progress.add_task("", total=None)
 
+    def compared() -> str:
+        return f"{round(progress.tasks[0].completed):,} files compared"
+
+    with (
+        TemporaryFile("w+", encoding="utf-8") as kept,
+        announced(compared, unless=console.is_terminal),
+        progress,
+    ):
         for finding in findings(pipeline, prefix, thorough=thorough, advance=partial(progress.advance, task)):
             numbers[finding.state] += 1
             _keep(kept, finding)

@@ -341,7 +341,7 @@ def causes(letters: Iterable[DeadLetter], errors: dict[str, str]) -> list[Cause]
     """
     found: dict[str, list[DeadLetter]] = {}
     for letter in sorted(letters, key=lambda letter: letter.sent):
-        found.setdefault(_generalized(errors[letter.message_id], letter.key), []).append(letter)
+        found.setdefault(generalized(errors[letter.message_id], letter.key), []).append(letter)
     numbers = {error: str(int(sha256(error.encode()).hexdigest(), 16)) for error in found}
     digits = DIGITS
     while len({number[:digits] for number in numbers.values()}) < len(numbers):
@@ -353,7 +353,7 @@ def causes(letters: Iterable[DeadLetter], errors: dict[str, str]) -> list[Cause]
     ]
 
 
-def _generalized(error: str, key: str | None) -> str:
+def generalized(error: str, key: str | None) -> str:
     """Return an error without what may differ between files that fail for the same reason."""
     return VARIABLE.sub(lambda match: match[1] or "#", error.replace(key, "<key>") if key else error)
 

@@ -42,6 +42,9 @@ PAUSE_S: Final = 1
 BATCH_BYTES: Final = 256 * 1024
 """The bytes of the bodies in one call to SQS. It allows 1 MiB, attributes included ("SendMessageBatch")."""
 
+FASTEST: Final = 500
+"""The most messages that SQS's own task moves a second ("StartMessageMoveTask")."""
+
 MANY: Final = 10
 """The number of messages above which one is tried first."""
 
@@ -74,6 +77,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
     limit: int | None = None,
     rate: int | None = None,
     trial: bool = True,
+    on_step: Callable[[Step], object] | None = None,
 ) -> None:
     """Move dead letters back to the main queue, and show the progress.
 
@@ -85,6 +89,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
         limit: How many to move at most, or None.
         rate: How many to move a second at most, or None.
         trial: Whether to try one first if there are more than `MANY`.
+        on_step: Called with each step. If it raises an exception, the redrive ends with that.
 
     Raises:
         UserError: Not all could be moved, or the one that was tried first failed.
@@ -112,7 +117,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
         number = expected or limit or 0
         trial = trial and min(number, dead.waiting) > MANY
         steps = move(pipeline, number=number, ids=ids, rate=rate, trial=trial)
-    moved = _show(steps, console)
+    moved = _show(steps, console, on_step)
     console.print(
         f"{moved:,} moved from {pipeline.dead_letter_queue_name} back to {pipeline.main_queue_name}.", highlight=False
     )
@@ -141,7 +146,7 @@ def _id(letter: DeadLetter) -> str:
     return letter.message_id
 
 
-def _show(steps: Generator[Step], console: Console) -> int:
+def _show(steps: Generator[Step], console: Console, on_step: Callable[[Step], object] | None) -> int:
     """Show the progress of a redrive, and return how many messages it moved."""
     progress = Progress(
         TextColumn("{task.description}"),
@@ -161,6 +166,8 @@ def _show(steps: Generator[Step], console: Console) -> int:
                 if step.outcome:
                     console.print(f"It is done: {step.outcome}.", markup=False, highlight=False)
                 progress.update(bar, completed=step.moved, total=step.total)
+                if on_step:
+                    on_step(step)
     except KeyboardInterrupt:
         if step and step.by_sqs:
             raise
@@ -323,7 +330,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
     if mapping["State"] in {"Disabled", "Disabling"}:
         raise UserError(
             f"nothing was moved, as nothing is processed: the function's event source mapping is {mapping['State']}. "
-            "Enable it, or move the messages nevertheless with --no-trial."
+            "Enable it, or move the messages without a trial (--no-trial)."
         )
     since = parsedate_to_datetime(mapping["ResponseMetadata"]["HTTPHeaders"]["date"])  # by AWS's clock
     sent: dict[str, str] = {}
@@ -339,7 +346,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
             if error := next((error for _, error in ended if error), ""):
                 raise UserError(
                     f"{place(first)}, the first, failed again, so the others were not moved: {printable(error)}. "
-                    "Fix the cause, or move the others nevertheless with --no-trial."
+                    "Fix the cause, or move the others without a trial (--no-trial)."
                 )
             done = len(ended) >= max(1, len(parse(message["Body"])))
             yield Step(moved=1, total=total, first=first, outcome=", ".join(dict(ended)) if done else "")

@@ -16,6 +16,7 @@ from xfarm.errors import UserError
 from xfarm.operations import audit
 from xfarm.operations.pipeline import counts, printable
 from xfarm.operations.send import head
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -138,8 +139,11 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     )
     sent, gone, last = 0, 0, None
     try:
-        with progress:
-            task = progress.add_task("", total=None, state="")
+        task = progress.add_task("", total=None, state="")
+        with (
+            progress,
+            announced(lambda: f"{sent:,} sent, {progress.tasks[0].fields['state']}", unless=console.is_terminal),
+        ):
             due = 0.0
             for batch in audit.chunks(keys, max(1, min(BATCH, int(rate)))):
                 time.sleep(max(0.0, due - time.monotonic()))

@@ -24,6 +24,7 @@ from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
 from xfarm.operations.pipeline import counts, number_of, printable
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -179,9 +180,13 @@ def upload(pipeline: Pipeline, files: dict[str, Path], console: Console) -> list
             raise RuntimeError  # boto3 would retry after an OSError
         progress.advance(task, sent)
 
-    with progress, ThreadPoolExecutor(THREADS) as pool:
+    task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
+    with (
+        announced(lambda: f"{progress.tasks[0].percentage:.0f} % uploaded.", unless=console.is_terminal),
+        progress,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
         try:
-            task = progress.add_task("", total=sum(file.stat().st_size for file in files.values()))
             running = [pool.submit(_upload, s3, pipeline, name, file, advance) for name, file in files.items()]
             return [each.result() for each in running]
         finally:  # after an error or Ctrl-C, stop the other uploads
@@ -241,12 +246,17 @@ class UploadTracker:
         self._s3 = _s3()
         self._seen = 0
 
-    def look(self, waiting: list[Upload]) -> list[Arrival]:
-        """Return an arrival for each of the uploads `waiting` that has ended."""
+    def look(self, waiting: list[Upload], *, at_dead_letters: bool = True) -> list[Arrival]:
+        """Return an arrival for each of the uploads `waiting` that has ended.
+
+        Args:
+            waiting: The uploads.
+            at_dead_letters: Whether to read the dead-letter queue too.
+        """
         with ThreadPoolExecutor(THREADS) as pool:
             arrivals = list(filter(None, pool.map(partial(_result, self._s3, self._pipeline), waiting)))
         waiting = _without(waiting, arrivals)
-        if waiting and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
+        if waiting and at_dead_letters and counts(self._pipeline.dead_letter_queue_url).waiting != self._seen:
             letters = peek(self._pipeline)
             self._seen = len(letters)
             arrivals += _dead(self._pipeline, waiting, letters)
@@ -351,11 +361,14 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
         return
     waiting = {each.key: each for each in uploads}
     dead = 0
-    with console.status("") as status:
-        status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+
+    def remaining() -> str:
+        return f"waiting for {len(waiting)} of {len(uploads)}"
+
+    with console.status(remaining()) as status, announced(remaining, unless=console.is_terminal):
         for arrival in follow(pipeline, uploads, timeout):
             del waiting[arrival.upload.key]
-            status.update(f"waiting for {len(waiting)} of {len(uploads)}")
+            status.update(remaining())
             if arrival.document is None:
                 dead += 1
                 _line(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import quantiles
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Final, Literal
 import boto3
 from botocore.exceptions import ClientError
 from rich.table import Table
+from rich.text import Text
 
 from xfarm.aws_errors import is_missing
-from xfarm.operations.dead_letters import failures
-from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of
+from xfarm.operations.dead_letters import failures, generalized
+from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of, printable
 from xfarm.orchestrator import scratch
 from xfarm.orchestrator.states import managed, states
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
     from rich.console import Console
 
+    from xfarm.operations.dead_letters import Failure
     from xfarm.operations.pipeline import Pipeline
 
 PERIOD: Final = timedelta(hours=1)
@@ -29,6 +32,9 @@ PERIOD: Final = timedelta(hours=1)
 
 MOST_TIMES: Final = 10_000
 """How many files' times are read at most: a few requests, as an answer has up to 1 MB ("FilterLogEvents")."""
+
+MOST_CAUSES: Final = 3
+"""How many causes of failed attempts are shown."""
 
 FRESH: Final = timedelta(minutes=15)
 """The age up to which a metric's newest value counts as the present one.
@@ -95,6 +101,7 @@ class Health:
         event_source_mapping: Its state: "Enabled", or why nothing is processed.
         times: How long files took in the last hour, from the function's log; None if there were none.
         failed_attempts: Failed attempts at a file in the last hour, from the function's log.
+        causes: The most frequent errors of these attempts, without numbers, ids and keys, and how many had each.
         errors: Invocations in the last hour that failed as a whole: the function crashed, or ran out of time or memory.
             An attempt at a file that fails is not an error to Lambda.
         throttles: Invocations in the last hour that Lambda refused because too many were running.
@@ -108,6 +115,7 @@ class Health:
     event_source_mapping: str
     times: Times | None
     failed_attempts: int
+    causes: dict[str, int]
     errors: int | None
     throttles: int | None
     concurrency: int
@@ -148,6 +156,7 @@ def _health(pipeline: Pipeline) -> Health:
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
     metrics = _metrics(pipeline, now)
+    failed = failures(pipeline, now - PERIOD)
     age = max(((at, value) for at, value in metrics["age"] if at > now - FRESH), default=None)
     return Health(
         main_queue=counts(pipeline.main_queue_url),
@@ -155,12 +164,19 @@ def _health(pipeline: Pipeline) -> Health:
         oldest_message_s=age[1] if age else None,
         event_source_mapping=mapping["State"],
         times=times(pipeline, now, _sum(metrics["deleted"])),
-        failed_attempts=len(failures(pipeline, now - PERIOD)),
+        failed_attempts=len(failed),
+        causes=causes(failed),
         errors=_sum(metrics["errors"]),
         throttles=_sum(metrics["throttles"]),
         concurrency=functions.get_account_settings()["AccountLimit"]["ConcurrentExecutions"],
         alarm_email=_subscription(pipeline) if pipeline.alarm_email else None,
     )
+
+
+def causes(failed: list[Failure]) -> dict[str, int]:
+    """Return the most frequent errors of failed attempts, without what differs between files, and their numbers."""
+    found = Counter(generalized(failure.error, failure.key) for failure in failed)
+    return dict(found.most_common(MOST_CAUSES))
 
 
 def times(pipeline: Pipeline, now: datetime, messages: int | None) -> Times | None:
@@ -299,10 +315,14 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
     rows = {
         pipeline.main_queue_name: f"{state.main_queue.waiting} waiting, {state.main_queue.in_flight} in flight",
         "  oldest message": unknown(state.oldest_message_s, " s"),
-        pipeline.dead_letter_queue_name: f"{number_of(dead.waiting, 'dead letter')}, {dead.in_flight} in flight",
+        pipeline.dead_letter_queue_name: f"{number_of(dead.waiting, 'dead letter')}, {dead.in_flight} in flight"
+        + (f": see 'xfarm dead-letters {pipeline.stack}'" if dead.waiting or dead.in_flight else ""),
         pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
         "  results": in_words(state.times),
-        "  failed attempts": f"{state.failed_attempts} in the last hour",
+        "  failed attempts": "\n".join(
+            [f"{state.failed_attempts:,} in the last hour"]
+            + [f"{number:,} with {printable(error)}" for error, number in state.causes.items()]
+        ),
         "  errors": f"{unknown(state.errors)} in the last hour",
         "  throttles": f"{unknown(state.throttles)} in the last hour",
     }
@@ -316,7 +336,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         rows[pipeline.alarm_topic_name] = alarms_in_words(pipeline, state.alarm_email)
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # an error is no markup
     return table
 
 

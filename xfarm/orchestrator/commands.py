@@ -48,6 +48,7 @@ def make_console(kind: type[Console] = Console, *, stderr: bool = False, record:
     made = kind(
         soft_wrap=True,
         stderr=stderr,
+        emoji=False,
         record=record,
         force_terminal=None if shown else False,
         color_system="standard" if os.environ.get("FORCE_COLOR") and not shown else "auto",
@@ -88,7 +89,9 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         UserError: The operation was not started.
     """
     console = make_console(_Console, stderr=as_json, record=_STEP_SUMMARY in os.environ)
-    notices = Console(stderr=True, soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
+    notices = Console(
+        stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False, record=_STEP_SUMMARY in os.environ
+    )
     selected = _select(graph.dependencies(), only, first)
     with _step_summary(notices, console):
         targets.activate(stack, notices.print, engines=True, preview=operation == "preview")
@@ -427,12 +430,12 @@ def show_outputs(stack: str, *, as_json: bool) -> None:
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print)
+    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print)
     exported = exports(stack)
     if as_json:
         print(json.dumps(exported, indent=2))
         return
-    console = Console(soft_wrap=True, highlight=False, record=_STEP_SUMMARY in os.environ)
+    console = Console(soft_wrap=True, highlight=False, emoji=False, record=_STEP_SUMMARY in os.environ)
     with _step_summary(console):
         for project, values in exported.items():
             console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from xfarm.orchestrator.changes import CHANGES, PropertyChange
 from xfarm.orchestrator.engine import Operation, Preview, Report
+from xfarm.waiting import announced
 
 SIGNS: Final = {
     "create": "[green]+",
@@ -51,12 +52,15 @@ class Display:
         self._registered: dict[str, set[str]] = {}
         self._done: dict[str, set[str]] = {}
         self._lock = Lock()
+        self._announced = announced(self._waiting, unless=console.is_terminal)
 
     def __enter__(self) -> Self:
         self._progress.start()
+        self._announced.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._announced.__exit__(None, None, None)
         self._progress.stop()
 
     def start(self, project: str) -> None:
@@ -125,6 +129,12 @@ class Display:
             # A refresh starts as "refresh"; only its end shows what has changed.
             self._show_line(project, step)
         self._show_progress(project)
+
+    def _waiting(self) -> str:
+        """Return which resources are in progress."""
+        with self._lock:
+            names = [f"{project} {_name(urn)}" for project, started in self._started.items() for urn in started]
+        return f"waiting for {', '.join(names)}" if names else ""
 
     def _show_progress(self, project: str) -> None:
         """Show how many of the resources that the program has registered so far are done."""

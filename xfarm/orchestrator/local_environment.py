@@ -12,6 +12,7 @@ from xfarm.emulator.server import DEFAULT_PORT, REGION, Emulator
 from xfarm.errors import UserError
 from xfarm.toolchain import shared_language_host, shared_plugin
 from xfarm.toolchain.resolve import resolve
+from xfarm.waiting import announced
 
 if TYPE_CHECKING:
     import subprocess
@@ -61,7 +62,8 @@ def start(account: Emulator, notify: Callable[[str], None]) -> None:
     Raises:
         UserError: It doesn't start.
     """
-    account.start()
+    with announced(lambda: f"Waiting for the AWS emulator to start at {account.endpoint}."):
+        account.start()
     if account.unsaved.exists():
         notify(
             "The AWS emulator ended before it saved what was deployed since its last start: "

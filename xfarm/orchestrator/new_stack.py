@@ -92,7 +92,17 @@ def _add_choice(stack: str, notify: Callable[[str], None]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file as a whole or not at all.
+
+    Raises:
+        UserError: It can't be written.
+    """
     unfinished = path.with_name(f".{path.name}.new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path.relative_to(ROOT)} can't be written ({error.strerror}): "
+            "make its folder writable, and run the same command again."
+        ) from error

@@ -18,8 +18,8 @@ def unlock(stack: str, *, yes: bool) -> None:
     Raises:
         UserError: Nothing was unlocked, and why.
     """
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False).print)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print)
     place = locks.store(os.environ["PULUMI_BACKEND_URL"])
     if place is None:
         raise UserError(

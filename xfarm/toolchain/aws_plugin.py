@@ -32,10 +32,11 @@ _failed = threading.Event()
 """Set once a bridge has ended that was not killed."""
 
 
-def _start(bridge: str, engine: str) -> subprocess.Popen[str]:
+def _start(bridge: str, engine: str, folder: Path) -> subprocess.Popen[str]:
     # In a process group, because the bridge's own child, Terraform's provider, would outlive the bridge.
     child = subprocess.Popen(
         [bridge, engine],
+        cwd=folder,  # which the paths of zip files start from
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -68,8 +69,9 @@ def _wait_for_failure() -> None:
 def main() -> None:
     """Serve the engine, or all engines that attach, until asked to exit."""
     bridge, provider, zips, engine, *shared = sys.argv[1:]
+    folder = Path(zips).parent
     # The bridge takes a while to start; the modules that talk to it are imported meanwhile.
-    first: list[subprocess.Popen[str]] = [] if shared else [_start(bridge, engine)]
+    first: list[subprocess.Popen[str]] = [] if shared else [_start(bridge, engine, folder)]
     from xfarm.toolchain import service  # noqa: PLC0415 - imported while the bridge starts
 
     def register(server: grpc.Server) -> None:
@@ -80,7 +82,7 @@ def main() -> None:
         types = aws_types.types_in_use(projects, ROOT / "shared")
 
         def start(engine: str) -> Bridge:
-            child = first.pop() if first else _start(bridge, engine)
+            child = first.pop() if first else _start(bridge, engine, folder)
             channel = proxy.connect(child, provider, types)
             threading.Thread(target=_watch, args=(child,), daemon=True).start()
             return proxy.Bridge(channel, lambda: _kill(child))

@@ -50,7 +50,7 @@ class Call:
         Args:
             method: The name of the remote procedure, e.g. "Create".
             request: Its message, an instance of one of many generated classes (hence Any).
-            zips: The folder for zip files of code archives.
+            zips: The folder for zip files of code archives; the bridge runs in the folder that it is in.
             region: The provider's region.
             folder: The project's folder, which relative paths in its state start from.
 
@@ -139,7 +139,8 @@ class Call:
         archive = json_format.MessageToDict(value)
         if not archives.is_archive(archive):
             return
-        path = str(archives.zip_path(archive, zips, folder))
+        # Relative, because Terraform changes strings to Unicode's NFC, and on disk the folders' names may be in NFD.
+        path = str(archives.zip_path(archive, zips, folder).relative_to(zips.parent))
         if write:
             archives.write_zip(archive, zips, folder)
         self._codes[path] = _copy(value)

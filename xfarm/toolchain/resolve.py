@@ -57,12 +57,15 @@ def resolve(root: Path, notify: Callable[[str], None]) -> Toolchain:
         UserError: There is no toolchain, and none can be downloaded or built.
     """
     record = root / ".local" / "toolchain.json"
-    fingerprint = _fingerprint()
+    fingerprint = [str(root), *_fingerprint()]
     toolchain = _recorded(record, fingerprint)
     if toolchain is None:
         with build.locked(root / ".local" / "toolchain.lock", notify):
-            toolchain = _recorded(record, fingerprint) or _choose(root, notify, fingerprint)
-            record.write_text(json.dumps(asdict(toolchain), indent=2))
+            toolchain = _recorded(record, fingerprint)
+            if toolchain is None:
+                record.unlink(missing_ok=True)  # if this process is killed, the files of an old choice are incomplete
+                toolchain = _choose(root, notify, fingerprint)
+                record.write_text(json.dumps(asdict(toolchain), indent=2))
     notify(toolchain.summary)
     return toolchain
 
@@ -79,7 +82,9 @@ def _fingerprint() -> list[str]:
     found = [program for name in ("pulumi", "pulumi-language-python") if (program := _which(name))]
     times = [program.stat().st_mtime_ns for program in found]
     programs = [program.target() for program in (build.ENGINE, build.BRIDGE)]
-    settings = [sys.executable, version("pulumi-aws"), os.environ.get(terraform.FOLDER_VARIABLE)]
+    # Not `sys.executable`: `python` and `python3` may alternate.
+    python = [Path(sys.prefix).resolve(), sys.version]
+    settings = [*python, version("pulumi-aws"), os.environ.get(terraform.FOLDER_VARIABLE)]
     return [str(part) for part in (*found, *times, *programs, *settings)]
 
 

@@ -52,10 +52,11 @@ def _port(record: Path) -> int:
         if acquire(lock):
             return 0
         lock.seek(0)
-        return int(lock.read())
+        return int(lock.read() or 0)  # empty if the command that started it was killed before it knew the port
 
 
 def _start(command: list[str], environment: Mapping[str, str], record: Path) -> None:
+    (record / "plugin").unlink()  # may be locked by a plugin whose port is not known, which ends when it is unused
     with (record / "plugin").open("w") as lock, (record / "log").open("w") as log:
         acquire(lock)
         plugin = subprocess.Popen(

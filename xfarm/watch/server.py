@@ -2,7 +2,7 @@
 
 Any web site that the user visits can send requests to this machine. So the server refuses requests with another Host
 header (from a site whose name resolves to 127.0.0.1, "DNS rebinding") and with another Origin header (from another
-site's page). Requests that change something also need a token, which only the page has. The token is not a cookie,
+site's page). Requests that do more than read also need a token, which only the page has. The token is not a cookie,
 because all ports of a host share their cookies.
 """
 
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import hmac
+import re
 import secrets
 import tempfile
 from pathlib import Path
@@ -27,6 +28,9 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 from xfarm.aws_errors import explain
 from xfarm.credentials import blank
 from xfarm.errors import UserError
+from xfarm.operations.dead_letters import MOST
+from xfarm.operations.pipeline import printable
+from xfarm.operations.redrive import FASTEST
 from xfarm.watch.view import PipelineView
 
 if TYPE_CHECKING:
@@ -93,7 +97,7 @@ async def serve(view: PipelineView, *, port: int, writable: bool, ready: Callabl
     }
     server = HTTPServer(
         Application(
-            [("/", Page), ("/state", State), ("/files", Files), ("/redrive", Redrive)],
+            [("/", Page), ("/state", State), ("/causes", Causes), ("/files", Files), ("/redrive", Redrive)],
             default_handler_class=NotFound,
             template_path=str(Path(__file__).parent),
             log_function=_log_nothing,
@@ -107,6 +111,7 @@ async def serve(view: PipelineView, *, port: int, writable: bool, ready: Callabl
     finally:
         server.stop()
         await server.close_all_connections()
+        view.close()
 
 
 def _log_nothing(_: RequestHandler) -> None:
@@ -123,6 +128,9 @@ class RefusedError(HTTPError):
 
 class Handler(RequestHandler):
     """The base class of all handlers, which refuses foreign requests and sends errors as JSON."""
+
+    changes = True
+    """Whether a POST changes something, which a read-only page refuses."""
 
     @property
     def view(self) -> PipelineView:
@@ -145,7 +153,7 @@ class Handler(RequestHandler):
             raise RefusedError(403, "the request comes from another site's page.")
         if reading:
             return
-        if not self.settings["writable"]:
+        if self.changes and not self.settings["writable"]:
             raise RefusedError(403, f"the page of '{self.view.pipeline.stack}' is read-only.")
         if not hmac.compare_digest(self.request.headers.get("X-Token", "").encode(), self.settings["token"].encode()):
             raise RefusedError(403, "the page belongs to an earlier run: reload it.")
@@ -192,20 +200,19 @@ class Page(Handler):
     """The page."""
 
     def get(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Send the page, with the token if it is writable."""
+        """Send the page, with the token."""
         nonce = secrets.token_urlsafe()
         self.set_header(
             "Content-Security-Policy",
             f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         )
-        writable = self.settings["writable"]
         self.render(
             "page.html",
             nonce=nonce,
             pipeline=self.view.pipeline,
-            token=self.settings["token"] if writable else "",
-            writable=writable,
+            token=self.settings["token"],
+            writable=self.settings["writable"],
         )
 
 
@@ -216,6 +223,20 @@ class State(Handler):
         """Send the state as JSON."""
         with errors_as_responses():
             self.write(await asyncio.to_thread(self.view.state))
+
+
+class Causes(Handler):
+    """The causes of the dead letters.
+
+    Reading the dead-letter queue hides its messages for a moment, so this is a POST, which no other site can send.
+    """
+
+    changes = False
+
+    async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
+        """Send the causes as JSON."""
+        with errors_as_responses():
+            self.write(await asyncio.to_thread(self.view.causes))
 
 
 @stream_request_body
@@ -252,6 +273,25 @@ class Redrive(Handler):
     """The redrive of dead letters."""
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
-        """Redrive the dead letters, and send what was done."""
+        """Start to redrive the dead letters that the arguments `cause` and `limit` choose."""
         with errors_as_responses():
-            self.write({"message": await asyncio.to_thread(self.view.redrive)})
+            self.view.redrive(
+                cause=self.get_query_argument("cause", "") or None,
+                limit=self._number("limit", MOST),
+                rate=self._number("rate", FASTEST),
+                trial=self.get_query_argument("trial", "true") == "true",
+            )
+        self.write({})
+
+    def _number(self, name: str, most: int) -> int | None:
+        """Return the number in an argument, or None if there is none.
+
+        Raises:
+            UserError: It is not a number from 1 to `most`.
+        """
+        text = self.get_query_argument(name, "")
+        if not text:
+            return None
+        if not re.fullmatch(r"0*[1-9]\d{0,8}", text) or int(text) > most:
+            raise UserError(f"'{printable(text)}' is not a {name} from 1 to {most:,}: nothing was moved.")
+        return int(text)

@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tests.support.emulated_pipeline import add_dead_letter
 from tests.support.serving import served
 from xfarm.operations.pipeline import Pipeline
+from xfarm.operations.redrive import MANY
 
 CHROMIUMS = (
     "chromium",
@@ -86,16 +89,61 @@ def test_dropped_files_are_followed_and_a_button_redrives_a_dead_letter(
         bad = page.locator("#files li", has_text="bad<img src=x>.csv")
         expect(bad.locator(".text")).to_have_text("dead letter: RuntimeError: test failure")
         expect(page.locator("#dead")).to_have_text("1")
+        page.locator("#causes summary").click()
+        cause = page.locator("#causes ol > li")
+        expect(cause.locator("pre")).to_have_text("RuntimeError: test failure")
+        expect(cause.locator("ul li")).to_have_text([f"s3://{pipeline.bucket_name}/inputs/bad<img src=x>.csv"])
         fix_function()
-        page.locator("#redrive").click()
+        expect(page.locator("#redrive")).to_be_enabled()
+        cause.get_by_role("button", name="Redrive cause").click()
         expect(page.locator("#redriven")).to_have_text("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
         expect(bad.locator("summary")).to_contain_text("(2 bytes, 0 rows)")
         for element, text in (("#dead", "0"), ("#inputs", "2"), ("#outputs", "2"), ("#waiting", "0")):
             expect(page.locator(element)).to_have_text(text)
+        expect(page.locator("#causes")).to_be_hidden()
+        expect(page.locator("#progress")).to_be_hidden()
+
+
+def test_the_choices_of_a_redrive_are_followed_and_no_text_is_too_wide(browser_page: Page, pipeline: Pipeline) -> None:
+    page = browser_page
+    expect.set_options(timeout=TIMEOUT_MS)
+    long = "a_long_name_" * 40
+    for number in range(MANY + 1):
+        add_dead_letter(pipeline, f"inputs/{number}/{long}.csv", f"row {number} of {long}")
+    add_dead_letter(pipeline, "inputs/שלום\u202e.csv", "[red]\x1b[2J<img src=x>")
+    with served(replace(pipeline, alarm_email=f"{long}@example.com")) as server:
+        page.goto(server.url)
+        page.locator("#causes summary").click()
+        causes = page.locator("#causes ol > li")
+        expect(causes.locator("h2")).to_contain_text(["11 dead letters", "1 dead letter"])
+        expect(causes.first.locator("ul li")).to_contain_text(["inputs/0/", "inputs/1/", "inputs/2/", "and 8 more"])
+        expect(causes.last.locator("pre")).to_have_text(r"ValueError: [red]\x1b[2J<img src=x>")
+        expect(causes.last.locator("ul li")).to_contain_text([r"inputs/שלום\u202e.csv"])
+        page.locator("#options summary").click()
+        for width in (1280, 380):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+
+        expect(page.locator("#trial")).to_be_checked()
+        page.locator("#trial").uncheck()
+        page.locator("#limit").fill("11")
+        page.locator("#rate").fill("2")
+        expect(page.locator("#redrive")).to_be_enabled()
+        causes.first.get_by_role("button").click()
+        expect(page.locator("#progress")).to_be_visible()
+        expect(page.locator("#redriven")).to_contain_text(" of 11 moved")
+        expect(page.locator("#redrive")).to_be_disabled()
+        expect(page.locator("#redriven")).to_have_text("11 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
+        expect(causes.locator("h2")).to_contain_text(["1 dead letter"])  # it is read again
+        page.locator("#redrive").click()
+        expect(page.locator("#redriven")).to_have_text("1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
 
 
 def test_a_read_only_page_has_no_controls(browser_page: Page, pipeline: Pipeline) -> None:
+    add_dead_letter(pipeline, "inputs/a.csv", "broken")
     with served(pipeline, writable=False) as server:
         browser_page.goto(server.url)
         expect(browser_page.locator("#mapping")).to_have_text("Enabled")
+        browser_page.locator("#causes summary").click()
+        expect(browser_page.locator("#causes pre")).to_have_text("ValueError: broken")
         assert browser_page.locator("button, input, #drop").count() == 0

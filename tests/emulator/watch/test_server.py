@@ -5,17 +5,26 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from rich.console import Console
 from tornado.netutil import bind_sockets
 
+from tests.support.emulated_pipeline import add_dead_letter
 from tests.support.serving import Served, served
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
-from xfarm.operations.pipeline import Pipeline, counts
+from xfarm.operations import send
+from xfarm.operations.dead_letters import NO_ERROR
+from xfarm.operations.pipeline import Counts, Pipeline, counts
+from xfarm.operations.redrive import MANY, Step
 from xfarm.operations.send import Arrival, Upload, UploadTracker
 from xfarm.operations.status import Health, health
 from xfarm.watch import server, view
@@ -58,9 +67,32 @@ def test_waiting_messages_and_messages_in_flight_are_counted(page: Served, pipel
     assert page.state()["health"]["dead_letter_queue"] == {"waiting": 0, "in_flight": 0}
 
 
-def redrive(page: Served) -> None:
-    status, _, body = page.request("POST", "/redrive", page.headers)
-    assert (status, json.loads(body)["message"]) == (200, "1 moved from xFarmDeadLetterSqs back to xFarmMainQueue.")
+def start_redrive(page: Served, choice: str = "") -> tuple[int, dict[str, Any]]:
+    status, _, body = page.request("POST", f"/redrive?{choice}", page.headers)
+    return status, json.loads(body)
+
+
+def redrive(page: Served, choice: str = "") -> str:
+    """Redrive dead letters, and return what was done."""
+    assert start_redrive(page, choice) == (200, {})
+    eventually(lambda: not page.state()["redrive"]["running"])
+    return page.state()["redrive"]["text"]
+
+
+def causes(page: Served) -> tuple[int, dict[str, Any]]:
+    status, _, body = page.request("POST", "/causes", page.headers)
+    return status, json.loads(body)
+
+
+@pytest.fixture
+def unannounced(pipeline: Pipeline) -> Iterator[int]:
+    """Put messages into the dead-letter queue that are not from S3, and return their number."""
+    sqs = boto3.client("sqs")
+    number = MANY + 1
+    for _ in range(number):
+        sqs.send_message(QueueUrl=pipeline.dead_letter_queue_url, MessageBody="x")
+    yield number
+    sqs.purge_queue(QueueUrl=pipeline.dead_letter_queue_url)
 
 
 def test_a_dead_letter_is_shown_redriven_and_followed_again(
@@ -70,13 +102,110 @@ def test_a_dead_letter_is_shown_redriven_and_followed_again(
     dead = eventually(lambda: (file := page.file("bad.csv"))["state"] == "dead" and file)
     assert dead["text"] == "RuntimeError: test failure"
     assert page.state()["health"]["dead_letter_queue"]["waiting"] == 1
-    redrive(page)
+    assert redrive(page) == "1 moved from xFarmDeadLetterSqs back to xFarmMainQueue."
     eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting)  # it is dead again before the page is refreshed
     eventually(lambda: page.file("bad.csv")["state"] == "dead")
     fix_function()
     redrive(page)
     eventually(lambda: page.file("bad.csv")["state"] == "done")
     assert page.state()["health"]["dead_letter_queue"]["waiting"] == 0
+    assert page.state()["health"]["causes"] == {"RuntimeError: test failure": 2}
+
+
+def test_causes_are_shown_and_the_dead_letters_of_one_are_redriven(
+    page: Served, pipeline: Pipeline, unannounced: int
+) -> None:
+    add_dead_letter(pipeline, "inputs/\u202e\n.csv", "row 7 is \x1b[2J")
+    status, answer = causes(page)
+    assert (status, answer["hidden"]) == (200, "")
+    [many, one] = answer["causes"]
+    assert (many["letters"], many["files"]) == (unannounced, ["not a message from S3"] * 3)
+    assert many["error"] == NO_ERROR
+    assert (one["letters"], one["error"]) == (1, r"ValueError: row 7 is \x1b[2J")
+    assert one["files"] == [rf"s3://{pipeline.bucket_name}/inputs/\u202e\n.csv"]
+    assert one["oldest"].startswith(f"{datetime.now(UTC):%Y-}")
+    assert counts(pipeline.dead_letter_queue_url) == Counts(waiting=unannounced + 1, in_flight=0)
+
+    assert redrive(page, f"cause={one['number']}") == "1 moved from xFarmDeadLetterSqs back to xFarmMainQueue."
+    assert counts(pipeline.dead_letter_queue_url).waiting == unannounced
+
+
+def test_of_more_than_ten_one_is_moved_first_and_its_failure_is_shown(
+    page: Served, pipeline: Pipeline, unannounced: int
+) -> None:
+    assert "the first, failed again, so the others were not moved: NotUnderstoodError: " in redrive(page)
+    assert counts(pipeline.dead_letter_queue_url).waiting == unannounced - 1
+    assert redrive(page, f"trial=false&limit={unannounced - 2}&rate=500").startswith(f"{unannounced - 2} moved from")
+    eventually(lambda: counts(pipeline.dead_letter_queue_url).waiting == unannounced)
+
+
+@pytest.mark.parametrize(
+    ("choice", "error"),
+    [
+        ("limit=0", "'0' is not a limit from 1 to 100,000: nothing was moved."),
+        ("limit=1.5", "'1.5' is not a limit from 1 to 100,000: nothing was moved."),
+        ("limit=100001", "'100001' is not a limit from 1 to 100,000: nothing was moved."),
+        ("rate=501", "'501' is not a rate from 1 to 500: nothing was moved."),
+        ("rate=%E2%80%AE5", r"'\u202e5' is not a rate from 1 to 500: nothing was moved."),
+        (f"rate={'9' * 5000}", f"'{'9' * 5000}' is not a rate from 1 to 500: nothing was moved."),
+    ],
+)
+def test_a_limit_or_rate_that_is_no_number_is_refused(page: Served, choice: str, error: str) -> None:
+    assert start_redrive(page, choice) == (409, {"error": error})
+    assert page.state()["redrive"] is None
+
+
+def test_a_choice_that_fits_nothing_is_an_error(page: Served, unannounced: int) -> None:
+    assert unannounced
+    assert redrive(page, "cause=x") == "'x' is not the number of a cause: 'xfarm dead-letters' shows them."
+
+
+class SlowRedrive:
+    """A redrive that has moved 3 of 5 messages, and continues when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.choice: dict[str, Any] = {}
+        self.go_on = Event()
+        monkeypatch.setattr(view, "redrive", self)
+
+    def __call__(self, _: Pipeline, console: Console, on_step: Callable[[Step], None], **choice: object) -> None:
+        self.choice = choice
+        console.print("First.")
+        while not self.go_on.wait(0.01):
+            on_step(Step(moved=3, total=5))
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SendMessageBatch")
+
+
+def test_the_progress_is_shown_until_the_end_and_nothing_else_is_started(
+    page: Served, unannounced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert unannounced
+    slow = SlowRedrive(monkeypatch)
+    assert page.state()["redrive"] is None
+    assert start_redrive(page, "cause=4812&limit=7&rate=5&trial=false") == (200, {})
+    shown = eventually(lambda: (run := page.state()["redrive"])["moved"] and run)
+    assert {**shown, "started": 0} == {"started": 0, "running": True, "moved": 3, "total": 5, "text": "First."}
+    assert slow.choice == {"cause": "4812", "limit": 7, "rate": 5, "trial": False}
+    assert start_redrive(page) == (409, {"error": "a redrive is running already."})
+    assert causes(page) == (409, {"error": "a redrive is running: look at the causes when it has ended."})
+    with monkeypatch.context() as patch:
+        # If the page read them, the redrive would miss them.
+        patch.setattr(send, "peek", Mock(side_effect=AssertionError))
+        assert page.send("meanwhile.csv", b"a\n1\n") == (200, {})
+        eventually(lambda: page.file("meanwhile.csv")["state"] == "done")
+    slow.go_on.set()
+    eventually(lambda: not page.state()["redrive"]["running"])
+    assert page.state()["redrive"]["text"] == "First.\nAWS refused SendMessageBatch: no (AccessDenied)."
+    assert causes(page)[0] == 200
+
+
+def test_a_redrive_ends_with_the_server(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlowRedrive(monkeypatch)
+    page = PipelineView(pipeline, refresh_s=0)
+    page.redrive(cause=None, limit=None, rate=None, trial=True)
+    page.close()
+    assert page.state()["redrive"]["running"] is False
+    assert page.state()["redrive"]["text"] == "First.\nthe page's server has ended."
 
 
 def test_of_several_uploads_with_one_name_the_newest_is_followed(page: Served) -> None:
@@ -93,7 +222,7 @@ def test_the_result_of_an_upload_is_not_shown_for_a_newer_upload(
     path.touch()
     page = PipelineView(pipeline, refresh_s=0)
 
-    def look(_: UploadTracker, waiting: list[Upload]) -> list[Arrival]:
+    def look(_: UploadTracker, waiting: list[Upload], **_options: bool) -> list[Arrival]:
         page.send("replaced.csv", path)
         return [Arrival(upload=waiting[0], document={})]
 
@@ -121,18 +250,19 @@ FOREIGN: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("path", ["/files?name=foreign.csv", "/redrive"])
+@pytest.mark.parametrize("path", ["/files?name=foreign.csv", "/redrive", "/causes"])
 def test_foreign_requests_can_change_nothing(
     page: Served, pipeline: Pipeline, path: str, headers: dict[str, str | None]
 ) -> None:
     sent = {name: value for name, value in (page.headers | headers).items() if value is not None}
     status, _, body = page.request("POST", path, sent, b"x")
     assert status == 403
-    assert json.loads(body)["error"]
+    assert list(json.loads(body)) == ["error"]
     assert "inputs/foreign.csv" not in keys(pipeline)
+    assert page.state()["redrive"] is None
 
 
-@pytest.mark.parametrize("path", ["/", "/state", "/anything"])
+@pytest.mark.parametrize("path", ["/", "/state", "/causes", "/anything"])
 @pytest.mark.parametrize("headers", [{"Host": "site.example"}, {"Origin": "http://site.example"}, {"Origin": "null"}])
 def test_foreign_requests_can_read_nothing(page: Served, path: str, headers: dict[str, str]) -> None:
     status, _, body = page.request("GET", path, headers)
@@ -152,10 +282,11 @@ def test_responses_forbid_framing_caching_and_foreign_scripts(page: Served) -> N
 
 def test_a_read_only_page_refuses_every_change(pipeline: Pipeline) -> None:
     with served(replace(pipeline, stack="dev"), writable=False) as page:
-        assert page.token == ""
+        assert page.token  # for the causes
         html = page.request("GET", "/")[2].decode()
         assert "read-only" in html
         assert "Redrive</button>" not in html
+        assert causes(page) == (200, {"causes": [], "hidden": ""})
         assert page.state()["health"]["event_source_mapping"] == "Enabled"
         for path in ("/files?name=foreign.csv", "/redrive"):
             status, _, body = page.request("POST", path, page.headers, b"x")
