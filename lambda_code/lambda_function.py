@@ -114,8 +114,8 @@ class OutOfTimeError(Exception):
     """The file was not finished in time."""
 
 
-class NotBegunError(Exception):
-    """The time was used up before the file was begun."""
+class NotStartedError(Exception):
+    """The time was used up before the function started on the file."""
 
 
 class ContendedError(Exception):
@@ -223,15 +223,15 @@ class Deadline:
         """Call `_handle_object`, and interrupt it when the time is up.
 
         Raises:
-            NotBegunError: There was no time left to begin.
+            NotStartedError: There was no time left to begin.
             OutOfTimeError: It was interrupted.
             Exception: Whatever `_handle_object` raised.
         """
         seconds = (self.context.get_remaining_time_in_millis() - self._margin_ms) / 1000
         whole = f"{self._whole_s:.3g} s"
         if seconds <= 0:
-            raise NotBegunError(
-                f"not begun: the files before it in its batch used up the {whole} that a batch has: "
+            raise NotStartedError(
+                f"not started: the files before it in its batch used up the {whole} that a batch has: "
                 "lower compute:batchSize"
             )
         signal.setitimer(signal.ITIMER_REAL, seconds, ALARM_INTERVAL_S)

@@ -14,7 +14,9 @@ ALARM_TOPIC: Final = "xFarmAlarms"
 PLAIN: Final = ("dev", "local")
 """The stacks whose resources have the names above. Those of every other stack have the stack's name in theirs."""
 
-STACK_NAME: Final = "a lower-case letter, then lower-case letters, digits and hyphens, 40 characters at most"
+STACK_NAME: Final = (
+    "a lower-case letter, then lower-case letters, digits and hyphens, 40 characters at most, the last one not a hyphen"
+)
 """Which names a stack can have, so that all of its resources can have it in their names.
 
 The shortest limit is that of a function's name, 64 characters ("CreateFunction", AWS Lambda API Reference), and bucket

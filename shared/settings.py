@@ -4,6 +4,7 @@ The type, default and description of a setting are in its project's `Pulumi.yaml
 `Pulumi.<stack>.yaml`. The engine checks the types ("Project-level configuration" in Pulumi's documentation).
 """
 
+import json
 import re
 from collections.abc import Collection
 from itertools import permutations
@@ -130,7 +131,9 @@ def kms_keys(key: str) -> list[str]:
     """
     values = pulumi.Config().require_object(key)
     for value in values:
-        if not re.fullmatch(r"arn:aws(-[a-z]+)*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+", value):
+        if not isinstance(value, str) or not re.fullmatch(
+            r"arn:aws(-[a-z]+)*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+", value
+        ):
             raise _refusal(key, value, "the ARN of a KMS key, such as 'arn:PARTITION:kms:REGION:ACCOUNT:key/ID'")
     return values
 
@@ -158,14 +161,15 @@ def folders(*keys: str) -> tuple[str, ...]:
         if value.startswith(outer):
             where = "the same as" if value == outer else "inside"
             raise _refusal(
-                key, value, f"a folder that is not {where} {pulumi.get_project()}:{other}, which is {outer!r}"
+                key, value, f"a folder that is not {where} {pulumi.get_project()}:{other}, which is '{outer}'"
             )
     return values
 
 
 def _refusal(key: str, value: object, wanted: str) -> pulumi.RunError:
     name = f"{pulumi.get_project()}:{key}"
+    written = f"'{value}'" if isinstance(value, str) else json.dumps(value)
     return pulumi.RunError(
-        f"{name} is {value!r} and must be {wanted}: set it in Pulumi.{pulumi.get_stack()}.yaml "
+        f"{name} is {written} and must be {wanted}: set it in Pulumi.{pulumi.get_stack()}.yaml "
         f"or with 'pulumi config set {name} VALUE'."
     )

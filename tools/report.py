@@ -45,7 +45,7 @@ def plan(code: str, pull_request: str, commit: str) -> None:
 
 
 def drift(code: str) -> None:
-    """Open or update an issue if there is drift; close it if there is none any more.
+    """Open or update an issue if there is drift; close it if the drift is gone.
 
     Args:
         code: The exit code of `xfarm drift`; empty if it did not run.
@@ -58,7 +58,7 @@ def drift(code: str) -> None:
     if code == SOMETHING:
         _call("PATCH" if issue else "POST", path, {"title": "Drift in dev", "body": body})
     elif code == NOTHING and issue:
-        _call("POST", f"{path}/comments", {"body": f"There is no drift any more: see {_run()}."})
+        _call("POST", f"{path}/comments", {"body": f"The drift is gone: see {_run()}."})
         _call("PATCH", path, {"state": "closed"})
 
 

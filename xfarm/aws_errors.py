@@ -13,17 +13,36 @@ _HEADERS: Final = re.compile(
 """What an error message contains if http.client or AWS quotes a header in it."""
 
 
+_MISSING: Final = {
+    "404",
+    "AWS.SimpleQueueService.NonExistentQueue",
+    "NoSuchBucket",
+    "NoSuchEntity",
+    "NotFound",
+    "QueueDoesNotExist",
+    "ResourceNotFoundException",
+}
+"""AWS's error codes for a resource that does not exist."""
+
+
+def is_missing(error: ClientError) -> bool:
+    """Return whether an error means that a resource does not exist."""
+    return error.response.get("Error", {}).get("Code") in _MISSING
+
+
 def explain(error: BaseException) -> str | None:
     """Return a sentence for an error of boto3 or botocore, or None for any other error."""
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
-        message = without_credentials(str(details.get("Message")))
+        message = without_credentials(details.get("Message") or "it gives no reason")
         return f"AWS refused {error.operation_name}: {message} ({details.get('Code')})."
     if isinstance(error, CredentialRetrievalError) and (
         answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
     ):
         return str(json.loads(answer[0])["message"])  # of our own server (`orchestrator.role`)
-    return f"{without_credentials(str(error))}." if isinstance(error, BotoCoreError | Boto3Error) else None
+    if isinstance(error, BotoCoreError | Boto3Error):
+        return f"{without_credentials(str(error)).strip().rstrip('.')}."
+    return None
 
 
 def without_credentials(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from xfarm import credentials
 from xfarm.errors import UserError
 from xfarm.paths import ROOT
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 LOCAL: Final = "local"
 CHANGING: Final = {"deploy", "destroy", "bootstrap", "send", "redrive"}
 """The commands that change something in AWS."""
+OURS: Final = {"lambda_code", "shared", "xfarm"}
+"""The packages of this project."""
 SYSTEM: Final = os.name
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -39,12 +42,12 @@ class Program(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as in the base class
         """Run the program, and report output that can't be written, even if the error comes at the end."""
+        credentials.guard_output()
         try:
             try:
                 return super().main(*args, **kwargs)
             finally:
-                if sys.stdout:  # it is None if it is closed
-                    sys.stdout.flush()
+                credentials.release_output()
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE} or error.filename is not None:
                 raise
@@ -60,6 +63,14 @@ class Program(click.Group):
         except KeyboardInterrupt:
             going_on = ": what has started in AWS continues there" if ctx.invoked_subcommand in CHANGING else ""
             raise UserError(f"interrupted{going_on}.") from None
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package in OURS:
+                raise
+            raise UserError(
+                f"the package '{package}' is not installed in {sys.prefix}: "
+                f"run {sys.executable} -m pip install -c constraints.txt -e '.[local]' in the project's folder."
+            ) from error
         except Exception as error:
             from xfarm.aws_errors import explain
 
@@ -462,11 +473,6 @@ def _deployed(stack: str) -> Pipeline:
 
 
 def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is imported below
-    from rich.console import Console
+    from xfarm.orchestrator.commands import make_console
 
-    from xfarm.orchestrator.commands import WIDTH
-
-    console = Console(soft_wrap=True, stderr=stderr, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDTH
-    return console
+    return make_console(stderr=stderr)

@@ -14,3 +14,9 @@ class UserError(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message to `file`, or to standard error."""
         click.echo(f"error: {self.message}", file=file, err=file is None)
+
+
+class WrongUsageError(UserError):
+    """A command line that can't be right, whatever the state of the stacks."""
+
+    exit_code = click.UsageError.exit_code

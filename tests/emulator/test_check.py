@@ -76,8 +76,8 @@ def test_nothing_is_missing_with_the_shipped_policy(account: roles.Account) -> N
 def test_a_permission_that_is_missing_is_shown(account: roles.Account, action: str, line: str) -> None:
     account.put_policy("deploy", without(roles.document("deploy"), action))
     code, lines = check(account)
-    assert f"missing  permissions: {line} in docs/permissions.md." in lines
-    assert sum(each.startswith("missing") for each in lines) == (2 if action == "sqs:TagQueue" else 1)
+    assert f"failed   permissions: {line} in docs/permissions.md." in lines
+    assert sum(each.startswith("failed") for each in lines) == (2 if action == "sqs:TagQueue" else 1)
     assert code == 1
 
 
@@ -86,7 +86,7 @@ def test_a_role_without_a_path_need_not_be_read(account: roles.Account) -> None:
     code, lines = check(account)
     assert [line for line in lines if not line.startswith("ok")] == [
         (
-            "missing  permissions: iam:GetRole on arn:aws:iam::000000000000:role/xFarmLambdaRole, "
+            "failed   permissions: iam:GetRole on arn:aws:iam::000000000000:role/xFarmLambdaRole, "
             "see FunctionRole in docs/permissions.md."
         ),
         "unknown  names: the role 'xFarmLambdaRole': AWS does not tell whether it exists, GetRole is not allowed.",
@@ -113,7 +113,7 @@ def test_too_little_concurrency_is_shown(account: roles.Account) -> None:
     code, lines = check(account)
     lambdas.delete_function(FunctionName="other")
     assert (
-        "missing  concurrency: 100 in this region, but compute:maximumConcurrency is 101: lower it, or request a "
+        "failed   concurrency: 100 in this region, but compute:maximumConcurrency is 101: lower it, or request a "
         "higher quota 'Concurrent executions' in Service Quotas."
     ) in lines
     assert code == 1
@@ -137,11 +137,11 @@ def test_a_name_that_is_taken_is_shown_unless_the_resource_is_the_stack_s(accoun
     logs.delete_log_group(logGroupName="/aws/lambda/xFarmLambdaFunction")
     assert "ok       names: the queue 'xFarmMainQueue' is this stack's." in lines
     elsewhere = (
-        "missing  names: the queue 'xFarmMainQueue' exists already and belongs to the stack 'dev' of the project "
+        "failed   names: the queue 'xFarmMainQueue' exists already and belongs to the stack 'dev' of the project "
     )
     assert any(line.startswith(elsewhere) and "but is not in its state" in line for line in before)
     assert (
-        "missing  names: the queue 'xFarmDeadLetterSqs' exists already and belongs to the stack 'prod' of the project "
+        "failed   names: the queue 'xFarmDeadLetterSqs' exists already and belongs to the stack 'prod' of the project "
         "'messaging': destroy that stack, or delete the queue if nobody needs it."
     ) in lines
     taken_over = "the log group '/aws/lambda/xFarmLambdaFunction' belongs to no stack, and is taken over."

@@ -1,13 +1,16 @@
 """Starting and stopping the emulator, and what it keeps."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import boto3
@@ -173,6 +176,58 @@ def test_it_saves_its_data_in_the_new_place_and_ends_if_its_folder_is_moved(emul
     with running(moved):
         assert client(moved, "sqs").list_queues()["QueueUrls"] == [queue]
         assert not moved.unsaved.exists()
+
+
+@pytest.fixture
+def other_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a process, which has a process group of its own."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def test_it_is_stopped_only_once_the_command_that_starts_it_has_recorded_its_process(
+    emulator: Emulator, other_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    kill, recorded, looked = os.kill, Emulator._recorded, Event()  # noqa: SLF001 - to know that it looks
+
+    def record(process: int, number: int) -> None:
+        killed.append(process)
+        if process == other_process.pid:  # 0 would be the process group of this test
+            kill(process, number)
+
+    def look(emulator: Emulator) -> tuple[int, int]:
+        looked.set()
+        return recorded(emulator)
+
+    monkeypatch.setattr(os, "kill", record)
+    monkeypatch.setattr(Emulator, "_recorded", look)
+    emulator.directory.mkdir()
+    path = emulator.directory / "lock"
+    with path.open("a") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stopping = pool.submit(emulator.stop)
+        looked.wait()
+        path.write_text(f"{other_process.pid} {emulator.port}")
+        other_process.wait()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        stopping.result()
+    assert killed == [other_process.pid]
+
+
+def test_a_start_forgets_the_process_of_the_last_one_before_it_waits_for_its_port(
+    emulator: Emulator, other_process: subprocess.Popen[bytes]
+) -> None:
+    emulator.directory.mkdir()
+    (emulator.directory / "lock").write_text(f"{other_process.pid} {emulator.port}")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", emulator.port))
+        taken.listen()
+        with pytest.raises(UserError, match="is taken by another program"):
+            emulator.start()
+    assert (emulator.directory / "lock").read_text() == ""
+    assert emulator.unsaved.exists()
 
 
 def test_whether_it_ended_without_saving_is_known_at_the_next_start(emulator: Emulator) -> None:

@@ -767,7 +767,7 @@ def test_the_error_of_a_file_that_was_not_begun_says_to_lower_the_batch_size(acc
     line = account.logged()[-1]
     assert (line["error_type"], line["error"]) == (
         "NotBegunError",
-        "not begun: the files before it in its batch used up the 58 s that a batch has: lower compute:batchSize",
+        "not started: the files before it in its batch used up the 58 s that a batch has: lower compute:batchSize",
     )
 
 

@@ -6,6 +6,7 @@ import boto3
 import pytest
 
 from tests.emulator.test_orchestrator_refusals import BUCKET, FUNCTION, GROUP, OURS, ROLE, THEIRS, account, make, urn
+from xfarm import aws_errors
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator import existing
 from xfarm.orchestrator.changes import Change, PropertyChange, differences
@@ -154,7 +155,7 @@ def test_a_bucket_of_another_account_is_refused(name: str, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("account")
 def test_errors_that_do_not_mean_missing_are_raised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(existing, "_MISSING", set())
+    monkeypatch.setattr(aws_errors, "_MISSING", set())
     with pytest.raises(boto3.client("iam").exceptions.NoSuchEntityException):
         existing.conflicts([planned(ROLE, name)], set())
 

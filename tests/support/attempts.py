@@ -133,7 +133,7 @@ def dead(driver: Driver) -> dict[str, str]:
 
 def attempts(driver: Driver, name: str) -> int:
     """Return how often the function began a file."""
-    begun = [line for line in driver.logged() if line.get("error_type") != "NotBegunError"]
+    begun = [line for line in driver.logged() if line.get("error_type") != "NotStartedError"]
     return [driver.name(line) for line in begun if "key" in line].count(name)
 
 

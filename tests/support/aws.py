@@ -9,7 +9,7 @@ IDENTITY = """<GetCallerIdentityResponse><GetCallerIdentityResult>
 </GetCallerIdentityResult></GetCallerIdentityResponse>"""
 
 ROLE = """<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>{key}</AccessKeyId>
-<SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken><Expiration>{end}</Expiration>
+<SecretAccessKey>secret-of-the-role</SecretAccessKey><SessionToken>token-of-the-role</SessionToken><Expiration>{end}</Expiration>
 </Credentials></AssumeRoleResult></AssumeRoleResponse>"""
 
 
@@ -20,6 +20,8 @@ class Aws(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.refusals: dict[str, str] = {}
         """The error code by action, or for `HEAD` the status."""
+        self.quoted = ""
+        """The header that refusals quote."""
         self.requests: list[str] = []
         self.keys: list[str] = []
         """The access key of each request to STS."""
@@ -40,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(action)
         self.server.keys.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
         if code := self.server.refusals.get(action):
-            error = f"<Code>{code}</Code><Message>test refusal</Message>"
+            message = f"'{self.headers[self.server.quoted]}' is not valid" if self.server.quoted else "test refusal"
+            error = f"<Code>{code}</Code><Message>{message}</Message>"
             self._respond(403, f"<ErrorResponse><Error>{error}</Error></ErrorResponse>")
         elif action == "AssumeRole":
             end = datetime.now(UTC) + timedelta(seconds=self.server.role_s)

@@ -226,6 +226,32 @@ def test_wrong_usage_has_an_exit_code_of_its_own(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--only", "nope"], "there is no project 'nope': choose one of storage, messaging, compute."),
+        (["--from", "nope"], "there is no project 'nope': choose one of storage, messaging, compute."),
+        (["--only", "storage", "--from", "compute"], "--only and --from exclude each other: give one of them."),
+    ],
+)
+def test_a_selection_that_is_impossible_is_wrong_usage(arguments: list[str], sentence: str) -> None:
+    result = run("deploy", *arguments)
+    assert (result.exit_code, result.stderr) == (2, f"error: {sentence}\n")
+
+
+def test_outputs_are_shown_as_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exports(_stack: str) -> dict[str, dict[str, Any] | None]:
+        return {"storage": {"text": "[bold]", "flag": True, "nothing": None, "list": ["a"]}}
+
+    def activate(*_: object) -> None:
+        """Do nothing."""
+
+    monkeypatch.setattr(targets, "activate", activate)
+    monkeypatch.setattr(commands, "exports", exports)
+    lines = run("outputs").stdout.splitlines()
+    assert lines == ["storage", "  text = [bold]", "  flag = true", "  nothing = null", '  list = ["a"]']
+
+
+@pytest.mark.parametrize(
     "command", [name for name in cli.xfarm.commands if name not in {"send", "env", "emulator", "new-stack"}]
 )
 def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:

@@ -25,7 +25,15 @@ GOOD = {
     "AWS_SESSION_TOKEN": TOKEN,
     "AWS_REGION": "eu-west-1",
 }
-VARIABLES = [*GOOD, "AWS_DEFAULT_REGION", "AWS_ASSUME_ROLE", "AWS_PROFILE", "AWS_SECURITY_TOKEN"]
+VARIABLES = [
+    *GOOD,
+    "AWS_DEFAULT_REGION",
+    "AWS_ASSUME_ROLE",
+    "AWS_PROFILE",
+    "AWS_SECURITY_TOKEN",
+    "GITHUB_TOKEN",
+    "PULUMI_ACCESS_TOKEN",
+]
 
 COMMANDS = [
     ["deploy", "dev", "--yes"],
@@ -73,6 +81,7 @@ def assert_clean(printed: str) -> None:
 
 
 ODD = {"\r": "a line break", "\n": "a line break", "\r\n": "a line break", "\t": "a tab", " ": "a space"}
+QUOTES = dict.fromkeys("\"'`", "a quote")
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
@@ -82,15 +91,16 @@ def test_every_command_refuses_a_malformed_credential_and_neither_sends_nor_prin
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
     malformed = {value: odd for odd in ODD for value in (odd + SECRET, SECRET + odd, SECRET[:20] + odd + SECRET[20:])}
+    malformed |= {SECRET[:20] + odd + SECRET[20:]: odd for odd in QUOTES}
     for value, odd in malformed.items():
-        if variable == "AWS_PROFILE" and odd == " " and value.strip() == value:
-            continue  # a profile's name may contain spaces
+        if variable == "AWS_PROFILE" and odd in " \"'`" and value.strip() == value:
+            continue  # a profile's name may contain them
         monkeypatch.setenv(variable, value)
         for arguments in COMMANDS:
             assert run(arguments) == 1
             printed = "".join(capfd.readouterr())
             assert_clean(printed)
-            assert f"error: {variable} contains {ODD[odd]}, " in printed
+            assert f"error: {variable} contains {(ODD | QUOTES)[odd]}, " in printed
     assert aws.requests == []
 
 

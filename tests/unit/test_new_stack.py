@@ -77,6 +77,15 @@ def test_the_workflow_s_choices_are_the_stacks_for_an_account(checkout: Path) ->
     assert len(changed) == 1
 
 
+@pytest.mark.parametrize("word", ["true", "null", "no", "off"])
+def test_a_word_of_yaml_can_be_the_name_of_a_stack(checkout: Path, word: str) -> None:
+    new_stack.create(word, print)
+    (checkout / f"stacks/storage/Pulumi.{word}.yaml").unlink()
+    new_stack.create(word, print)  # completes it, and finds it among the choices
+    assert choices(checkout) == ["dev", word]
+    assert word in targets.known_stacks()
+
+
 def test_without_a_workflow_or_a_list_in_it_the_files_are_written_all_the_same(checkout: Path) -> None:
     workflow = checkout / ".github/workflows/deploy.yml"
     workflow.write_text("on: push\n", encoding="utf-8")
@@ -96,9 +105,11 @@ def test_a_stack_that_exists_is_refused(checkout: Path, stack: str) -> None:
     assert {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("stack", ["Prod", "a/b", "../x", "", "prod_1", "x" * 41])
+@pytest.mark.parametrize("stack", ["Prod", "a/b", "../x", "", "prod_1", "prod-", "x" * 41])
 def test_an_invalid_name_is_refused(checkout: Path, stack: str) -> None:
-    with pytest.raises(UserError, match="must be a lower-case letter, then lower-case letters, digits and hyphens"):
+    with pytest.raises(
+        UserError, match=r"must be a lower-case letter, .* digits and hyphens, 40 .*, the last one not a hyphen"
+    ):
         new_stack.create(stack, print)
     assert targets.known_stacks() == ["dev", "local"]
     assert choices(checkout) == ["dev"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -22,7 +23,7 @@ from rich.console import Console
 
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, redrive, send, status
-from xfarm.operations.pipeline import Pipeline, deployed, printable
+from xfarm.operations.pipeline import Pipeline, deployed, number_of, printable
 from xfarm.paths import ROOT
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
@@ -205,6 +206,29 @@ def test_a_dead_letter_belongs_to_an_upload_by_key_etag_version_and_time(
     belongs: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     assert send.is_about(letter, UPLOAD) is belongs
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 files"), (1, "1 file"), (2, "2 files"), (1000, "1,000 files")])
+def test_a_noun_is_in_the_singular_only_after_1(count: int, text: str) -> None:
+    assert number_of(count, "file") == text
+
+
+@pytest.mark.parametrize("code", ["ResourceNotFoundException", "AWS.SimpleQueueService.NonExistentQueue", "NotFound"])
+def test_a_pipeline_that_is_partly_destroyed_has_a_status(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def client(_service: str) -> Any:  # noqa: ANN401 - any client
+        client = Mock()
+        error = ClientError({"Error": {"Code": code, "Message": "no such thing"}}, "GetEventSourceMapping")
+        client.get_event_source_mapping.side_effect = error
+        return client
+
+    monkeypatch.setattr("boto3.client", client)
+    text = io.StringIO()
+    stacks = {"storage": status.StackState(resources=5, updated=None)}
+    status.show("dev", stacks, PIPELINE, Console(file=text, width=500), as_json=False)
+    assert "storage  5" in text.getvalue()
+    assert text.getvalue().splitlines()[-1] == "'dev' is not fully deployed: deploy it with 'xfarm deploy dev'."
+    with pytest.raises(UserError, match="'dev' is not fully deployed: deploy it with 'xfarm deploy dev'"):
+        status.health(PIPELINE)  # of the page
 
 
 @pytest.mark.parametrize(

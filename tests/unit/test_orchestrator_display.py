@@ -202,11 +202,16 @@ LOCKED = (
         (LOCKED, "the stack is locked by anna@host (process 7) since 2026-11-24T12:00Z, and nothing was changed"),
         ("error: [409] Conflict: Another update is currently in progress.", "the stack is locked, and nothing was"),
         ("error: could not read current project\nerror: no Pulumi.yaml", "could not read current project no Pulumi"),
+        (
+            'error: could not load: yaml: unmarshal errors:\n  line 4: mapping key "a" already defined at line 2\n\nx',
+            'could not load: yaml: unmarshal errors: line 4: mapping key "a" already defined at line 2',
+        ),
         ("panic: what is this", "panic: what is this"),
     ],
 )
 def test_an_error_of_pulumi_becomes_a_sentence(stderr: str, wanted: str) -> None:
     message = explain(failure(stderr))
     assert wanted in message
+    assert "\n" not in message or "error: " not in stderr
     assert ("run 'xfarm unlock s'" in message) is ("locked" in stderr)
     assert ("run 'pulumi cancel'" in message) is ("409" in stderr)

@@ -32,6 +32,12 @@ def test_a_cycle_has_no_order() -> None:
             'hen = ["egg"]\negg = ["hen"]\n',
             "need each other ('hen' needs 'egg' needs 'hen'): remove one of these dependencies.",
         ),
+        ("hen = [", "stacks/stacks.toml can't be read: "),
+        ("h\0n = []", "stacks/stacks.toml can't be read: "),
+        ('hen = "egg"', "has no list of names for 'hen': write hen = [] if it needs no others."),
+        ("hen = 1", "has no list of names for 'hen': write hen = []"),
+        ("[hen]\negg = []", "has no list of names for 'hen': write hen = []"),
+        ("hen = [1]", "has no list of names for 'hen': write hen = []"),
         ('hen = ["cock"]\n', "has no stack 'cock', which 'hen' needs: add a line for it."),
     ],
 )
@@ -41,6 +47,17 @@ def test_stacks_that_cannot_be_put_in_order_are_refused_in_a_sentence(
     monkeypatch.setattr(graph, "STACKS", tmp_path)
     (tmp_path / "stacks.toml").write_text(declared, encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(sentence)):
+        graph.dependencies()
+
+
+@pytest.mark.parametrize("content", [None, b"hen = []\xff"])
+def test_a_declaration_of_the_stacks_that_cannot_be_read_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.setattr(graph, "STACKS", tmp_path)
+    if content:
+        (tmp_path / "stacks.toml").write_bytes(content)
+    with pytest.raises(UserError, match=r"stacks/stacks\.toml can't be read: .+\."):
         graph.dependencies()
 
 

@@ -299,6 +299,8 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
         ("compute", "memorySize", "64", "from 128 to 10240"),
         ("compute", "s3Access", "everything", "full or scoped"),
         ("compute", "kmsKeyArns", '["alias/files"]', "the ARN of a KMS key, such as"),
+        ("compute", "kmsKeyArns", "[true]", "is true and must be the ARN of a KMS key"),
+        ("compute", "kmsKeyArns", "[null]", "is null and must be the ARN of a KMS key"),
         ("compute", "kmsKeyArns", f'["arn:aws:kms:eu-west-1:{ACCOUNT}:alias/files"]', "the ARN of a KMS key"),
         ("compute", "kmsKeyArns", f'["arn:aws:kms:eu-west-1:{ACCOUNT}:key/*"]', "the ARN of a KMS key"),
     ],

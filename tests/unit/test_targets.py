@@ -16,9 +16,9 @@ from xfarm.errors import UserError
 from xfarm.orchestrator import commands
 
 
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
+def refusal(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
     """Return the error message of a command, and assert that its output has no traceback and no credential."""
-    assert done.returncode == 1
+    assert done.returncode == code
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed
     assert SECRET not in printed
@@ -125,7 +125,7 @@ def test_bootstrap_does_not_use_a_bucket_of_another_account(aws: Aws) -> None:
 @pytest.mark.parametrize("command", ["deploy", "destroy"])
 def test_an_account_is_not_changed_without_confirmation(aws: Aws, pulumi_on_path: str, command: str) -> None:
     done = xfarm(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=pulumi_on_path, **KEYS, **REGION_SETTING)
-    assert f"{command} of 'dev' needs --yes" in refusal(done)
+    assert f"{command} of 'dev' needs --yes" in refusal(done, code=2)
 
 
 def test_the_confirmation_of_destroy_mentions_the_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_drift_is_one_issue_that_is_opened_updated_and_closed(github: GitHub) ->
     assert issue["state"] == "closed"
     (comment,) = github.comments.values()
     assert comment["issue"] == 3
-    assert comment["body"].startswith("There is no drift any more: see [the log of the workflow](https://")
+    assert comment["body"].startswith("The drift is gone: see [the log of the workflow](https://")
     assert {each["state"] for number, each in github.issues.items() if number != 3} == {"open"}
 
     report.drift("3")

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Self, TextIO
 from urllib.request import ProxyHandler, build_opener
@@ -71,8 +72,11 @@ class Emulator:
         """Start the emulator, if it isn't running, and wait until it responds. It outlives this process.
 
         Raises:
+            ModuleNotFoundError: It is not installed.
             UserError: The port is taken, or the emulator doesn't respond.
         """
+        if find_spec("ministack") is None:
+            raise ModuleNotFoundError(name="ministack")
         deadline = time.monotonic() + _START_TIMEOUT_S
         with self._lock() as lock:
             while not acquire(lock):
@@ -84,6 +88,10 @@ class Emulator:
                         f"set GATEWAY_PORT={running}, or stop it with `xfarm emulator stop`."
                     )
                 self._pause(deadline)
+            last = (self.directory / "lock").read_text()
+            if last and not last.endswith("saved"):
+                self.unsaved.touch()
+            self._forget(lock)  # `stop` would take the last process for this one
             freed_by = time.monotonic() + _PORT_TIMEOUT_S
             while _in_use(self.port):
                 if time.monotonic() > freed_by:
@@ -92,9 +100,6 @@ class Emulator:
                         f"stop that program, or set GATEWAY_PORT to a free port."
                     )
                 time.sleep(_POLL_S)
-            last = (self.directory / "lock").read_text()
-            if last and not last.endswith("saved"):
-                self.unsaved.touch()
             self._spawn(lock)
         while not self._responds():
             if not self.running():
@@ -161,7 +166,6 @@ class Emulator:
 
     def _spawn(self, lock: TextIO) -> None:
         (self.directory / "tmp").mkdir(exist_ok=True)
-        self._forget(lock)
         with (self.directory / "log").open("w") as log:
             subprocess.Popen(
                 # It records its own id, because this process may be killed as soon as it runs.

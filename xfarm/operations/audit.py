@@ -21,7 +21,7 @@ from rich.progress import Progress, TextColumn
 from lambda_code.result_keys import key_digest, result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import peek
-from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.pipeline import counts, number_of, printable
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -108,7 +108,7 @@ def audit(pipeline: Pipeline, prefix: str, console: Console, *, thorough: bool, 
     _announce_requests(pipeline, console, thorough=thorough)
     numbers: Counter[State] = Counter()
     progress = Progress(
-        TextColumn("{task.completed:,} files compared"),
+        TextColumn("files compared: {task.completed:,}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -127,7 +127,8 @@ def audit(pipeline: Pipeline, prefix: str, console: Console, *, thorough: bool, 
             numbers[finding.state] += 1
             _keep(kept, finding)
         kept.seek(0)
-        totals = {"files": round(progress.tasks[0].completed)} | {
+        files = round(progress.tasks[0].completed)
+        totals = {"files": files, "has a result": files - numbers.total()} | {
             state: numbers[state] for state in ("on its way", "dead letter", "lost")
         }
         progress.stop()
@@ -146,7 +147,7 @@ def _print_json(totals: dict[str, int], kept: TextIO) -> None:
 
 
 def _print(pipeline: Pipeline, totals: dict[str, int], kept: TextIO, console: Console) -> None:
-    others = sum(totals.values()) - totals["files"]
+    others = totals["files"] - totals["has a result"]
     for number, line in enumerate(kept):
         if number == SHOWN:
             console.print(f"... and {others - SHOWN:,} more, which --json lists.")
@@ -154,8 +155,8 @@ def _print(pipeline: Pipeline, totals: dict[str, int], kept: TextIO, console: Co
         finding = json.loads(line)
         console.print(printable(f"{finding['state']}: {finding['key']}"), markup=False, highlight=False)
     console.print(
-        f"{totals['files']:,} files: {totals['files'] - others:,} have a result, {totals['on its way']:,} are on their "
-        f"way, {totals['dead letter']:,} are dead letters, {totals['lost']:,} are lost.",
+        f"{number_of(totals['files'], 'file')}: {totals['has a result']:,} with a result, {totals['on its way']:,} on "
+        f"the way, {totals['dead letter']:,} in the dead-letter queue, {totals['lost']:,} lost.",
         highlight=False,
     )
     if totals["lost"]:

@@ -1,5 +1,6 @@
 """The deployed pipeline, from the outputs of its stacks."""
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -45,11 +46,19 @@ class Pipeline:
         return self.alarm_topic_arn.rpartition(":")[2]
 
 
+class NotDeployedError(UserError):
+    """A pipeline of which a part does not exist."""
+
+    def __init__(self, stack: str, parts: Iterable[str] = ()) -> None:
+        lacks = f", it has no {' and no '.join(parts)}" if parts else ""
+        super().__init__(f"'{stack}' is not fully deployed{lacks}: deploy it with 'xfarm deploy {stack}'.")
+
+
 def deployed(stack: str, exports: Exports) -> Pipeline:
     """Return the pipeline that consists of the stacks named `stack`.
 
     Raises:
-        UserError: One of them is not deployed, or only partly.
+        NotDeployedError: One of them is not deployed, or only partly.
     """
     outputs: dict[str, Any] = {"stack": stack}
     for values in exports.values():
@@ -57,10 +66,7 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
     found = {field.name: outputs[field.name] for field in fields(Pipeline) if field.name in outputs}
     if missing := [field.name for field in fields(Pipeline) if field.default is MISSING and field.name not in found]:
         absent = [project for project, values in exports.items() if not values]
-        raise UserError(
-            f"'{stack}' is not fully deployed, it has no {' and no '.join(absent or missing)}: "
-            f"deploy it with 'xfarm deploy {stack}'."
-        )
+        raise NotDeployedError(stack, absent or missing)
     return Pipeline(**found)
 
 
@@ -87,6 +93,11 @@ def counts(queue_url: str) -> Counts:
         waiting=int(attributes["ApproximateNumberOfMessages"]),
         in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
     )
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a number with a noun, which is in the plural unless the number is 1."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def printable(text: str) -> str:

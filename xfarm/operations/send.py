@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.pipeline import counts, number_of, printable
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def in_brief(document: dict[str, Any]) -> str:
     """Return a summary of a result document."""
     words = [filesize.decimal(document["size"])] if "size" in document else []
     if document.get("rows") is not None:
-        words.append(f"{document['rows']:,} row{'' if document['rows'] == 1 else 's'}")
+        words.append(number_of(document["rows"], "row"))
     if fewer := document.get("rows_with_fewer_fields"):
         words.append(f"{fewer:,} with fewer fields")
     if more := document.get("rows_with_more_fields"):

@@ -10,11 +10,13 @@ from statistics import quantiles
 from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
+from botocore.exceptions import ClientError
 from rich.table import Table
 from rich.text import Text
 
+from xfarm.aws_errors import is_missing
 from xfarm.operations.dead_letters import failures, generalized
-from xfarm.operations.pipeline import Counts, counts, printable
+from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of, printable
 from xfarm.orchestrator import scratch
 from xfarm.orchestrator.states import managed, states
 
@@ -136,7 +138,20 @@ def stack_states(stack: str) -> dict[str, StackState]:
 
 
 def health(pipeline: Pipeline) -> Health:
-    """Return the health of a pipeline, without receiving any of its messages."""
+    """Return the health of a pipeline, without receiving any of its messages.
+
+    Raises:
+        NotDeployedError: A part of it does not exist, as after an interrupted destruction.
+    """
+    try:
+        return _health(pipeline)
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        raise NotDeployedError(pipeline.stack) from error
+
+
+def _health(pipeline: Pipeline) -> Health:
     functions = boto3.client("lambda")
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
@@ -268,7 +283,10 @@ def show(
         console: The console to print to.
         as_json: Whether to print JSON instead.
     """
-    state = health(pipeline) if pipeline else None
+    try:
+        state = health(pipeline) if pipeline else None
+    except NotDeployedError:
+        state = None
     if as_json:
         answer = {
             "stack": stack,
@@ -297,7 +315,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
     rows = {
         pipeline.main_queue_name: f"{state.main_queue.waiting} waiting, {state.main_queue.in_flight} in flight",
         "  oldest message": unknown(state.oldest_message_s, " s"),
-        pipeline.dead_letter_queue_name: f"{dead.waiting} dead letters, {dead.in_flight} in flight"
+        pipeline.dead_letter_queue_name: f"{number_of(dead.waiting, 'dead letter')}, {dead.in_flight} in flight"
         + (f": see 'xfarm dead-letters {pipeline.stack}'" if dead.waiting or dead.in_flight else ""),
         pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
         "  results": in_words(state.times),
@@ -310,9 +328,9 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
     }
     if state.concurrency < LOW_CONCURRENCY:
         rows["  concurrency"] = (
-            f"the account may run {state.concurrency} invocations at a time, for all its functions together: set "
-            f'compute:maximumConcurrency to {state.concurrency} at most, and raise the quota "Concurrent executions" '
-            f"of AWS Lambda in Service Quotas"
+            f"the account may run {number_of(state.concurrency, 'invocation')} at a time, for all its functions "
+            f'together: set compute:maximumConcurrency to {state.concurrency} at most, and raise the quota "Concurrent '
+            f'executions" of AWS Lambda in Service Quotas'
         )
     if state.alarm_email:
         rows[pipeline.alarm_topic_name] = alarms_in_words(pipeline, state.alarm_email)

@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -19,7 +21,8 @@ from botocore import exceptions
 from botocore.credentials import AssumeRoleCredentialFetcher, ContainerProvider, CredentialResolver
 from botocore.session import Session
 
-from xfarm.aws_errors import explain
+from xfarm.aws_errors import explain, without_credentials
+from xfarm.credentials import remember
 from xfarm.errors import UserError
 from xfarm.orchestrator import role
 
@@ -62,9 +65,10 @@ def identify(notify: Callable[[str], None]) -> Account:
     end = os.environ.pop("AWS_CREDENTIAL_EXPIRATION", "")
     environment = dict(os.environ)
     _require_clean({name: environment.get(name) for name in _VARIABLES})
+    _require_urls(environment)
     if endpoint := environment.get("AWS_ENDPOINT_URL"):
         notify(f"AWS_ENDPOINT_URL is set: this goes to {endpoint}, not to AWS. Unset it to reach your account.")
-    with aws_errors_as_user_errors():
+    with _settings_as_user_errors(), aws_errors_as_user_errors():
         # boto3 reads only AWS_DEFAULT_REGION; Pulumi's plugins and the other SDKs read AWS_REGION.
         session = boto3.Session(region_name=environment.get("AWS_REGION"))
         region = session.region_name
@@ -103,7 +107,7 @@ def require_pulumi(environment: dict[str, str]) -> None:
         raise UserError(
             "the Pulumi CLI is not on your PATH: install it, see 'Download & install Pulumi' in Pulumi's documentation."
         )
-    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
 
 
 _VARIABLES: Final = (
@@ -115,11 +119,13 @@ _VARIABLES: Final = (
     "AWS_DEFAULT_REGION",
     "AWS_ASSUME_ROLE",
     "AWS_PROFILE",
+    "GITHUB_TOKEN",
+    "PULUMI_ACCESS_TOKEN",
 )
 
 
 def _require_clean(values: Mapping[str, str | None]) -> None:
-    """Check that no value contains a line break, or another character that often comes with copied text.
+    """Check that no value contains a line break, a quote, or another character that often comes with copied text.
 
     If a header is malformed, Python's HTTP client and AWS quote it in their error messages, with the credentials in it.
 
@@ -131,9 +137,10 @@ def _require_clean(values: Mapping[str, str | None]) -> None:
     """
     for name, value in values.items():
         # A profile's name may contain spaces, and letters of any alphabet.
-        odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]", value or "")
+        odd = re.search(r"^ | $|[\x00-\x1f\x7f]" if name == "AWS_PROFILE" else r"[^!-~]|[\"'`]", value or "")
         if odd:
             what = {"\r": "a line break", "\n": "a line break", "\t": "a tab", " ": "a space"}
+            what |= dict.fromkeys("\"'`", "a quote")
             raise UserError(
                 f"{name} contains {what.get(odd[0], 'a character that is not printable ASCII')}, "
                 "perhaps from copying: set it again without it."
@@ -149,9 +156,13 @@ def _require_clean_credentials(session: boto3.Session) -> None:
     try:
         found = session.get_credentials()
         credentials = found.get_frozen_credentials() if found else None
-    except (OSError, ValueError) as error:  # no such program, or its output is not JSON, and may be a credential
-        raise UserError(_PROCESS_FAILED) from error
+    except (OSError, ValueError) as error:
+        # There is no such program, or its output is not JSON, and may be a credential.
+        if "_retrieve_credentials_using" in {frame.name for frame in traceback.extract_tb(error.__traceback__)}:
+            raise UserError(_PROCESS_FAILED) from error
+        raise
     if found and credentials:
+        remember(credentials.access_key, credentials.secret_key, credentials.token)
         source = f"of your AWS credentials (from '{found.method}')"
         _require_clean(
             {
@@ -160,6 +171,39 @@ def _require_clean_credentials(session: boto3.Session) -> None:
                 f"the session token {source}": credentials.token,
             }
         )
+
+
+@contextlib.contextmanager
+def _settings_as_user_errors() -> Iterator[None]:
+    """Turn what boto3 raises for settings that it does not check itself, such as AWS_MAX_ATTEMPTS, into a sentence.
+
+    Raises:
+        UserError: A setting can't be used.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "a setting for AWS can't be used, in a variable AWS_... or in a file that one names: "
+            f"{without_credentials(str(error))}. Correct it, or unset it."
+        ) from error
+
+
+def _require_urls(environment: Mapping[str, str]) -> None:
+    """Check the endpoints of AWS and of its services.
+
+    Raises:
+        UserError: One is not a URL.
+    """
+    for name, value in environment.items():
+        if value and name.startswith("AWS_ENDPOINT_URL"):
+            try:
+                url = urlsplit(value)
+                valid = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+            except ValueError:
+                valid = False
+            if not valid:
+                raise UserError(f"{name} is not a URL such as http://HOST:PORT: correct it, or unset it.")
 
 
 _PROCESS_FAILED: Final = "the credential_process of your AWS profile failed: run it by hand to see why."
@@ -201,6 +245,7 @@ def _assume(session: boto3.Session, arn: str) -> Callable[[], role.Credentials]:
                     f"the role '{arn}' in AWS_ASSUME_ROLE may not be assumed: check its ARN, and that its trust policy "
                     "names the user or role whose credentials you use."
                 ) from error
+        remember(found["access_key"], found["secret_key"], found["token"])
         return {
             "AccessKeyId": found["access_key"],
             "SecretAccessKey": found["secret_key"],

@@ -36,11 +36,11 @@ class Finding:
     """What is known of one requirement.
 
     Attributes:
-        outcome: "ok", "missing" if a deployment would fail, or "unknown" if AWS can't be asked.
+        outcome: "ok", "failed" if a deployment would fail, or "unknown" if AWS can't be asked.
         text: What is fulfilled, or what is wrong and what to do.
     """
 
-    outcome: Literal["ok", "missing", "unknown"]
+    outcome: Literal["ok", "failed", "unknown"]
     text: str
 
 
@@ -151,7 +151,7 @@ def _permissions(account: Account, stack: str) -> Iterator[Finding]:
             return
         for arn, actions in denied.items():
             yield Finding(
-                "missing", f"permissions: {', '.join(actions)} on {arn}, see {statement['Sid']} in docs/permissions.md."
+                "failed", f"permissions: {', '.join(actions)} on {arn}, see {statement['Sid']} in docs/permissions.md."
             )
         if arns[statement["Sid"]] and not denied:
             yield Finding("ok", f"permissions: {statement['Sid']}")
@@ -214,7 +214,7 @@ def _concurrency(account: Account, maximum: int) -> Finding:
     if free >= maximum:
         return Finding("ok", f"concurrency: {free} in this region, and compute:maximumConcurrency is {maximum}.")
     return Finding(
-        "missing",
+        "failed",
         f"concurrency: {free} in this region, but compute:maximumConcurrency is {maximum}: lower it, or request a "
         "higher quota 'Concurrent executions' in Service Quotas.",
     )
@@ -248,4 +248,4 @@ def _name(stack: str, project: str, kind: str, name: str, *, deployed: bool) -> 
         return Finding("ok", f"{what} is this stack's.")
     if kind == existing.LOG_GROUP and not any(existing.owner(found.tags).values()):
         return Finding("ok", f"{what} belongs to no stack, and is taken over.")
-    return Finding("missing", f"names: {existing.sentence(kind, name, found, ours)}.")
+    return Finding("failed", f"names: {existing.sentence(kind, name, found, ours)}.")

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-import click
 from rich.console import Console
 
-from xfarm.errors import UserError
+from xfarm.credentials import blank
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import existing, graph, planning, targets
 from xfarm.orchestrator.display import Display, summary
 from xfarm.orchestrator.engine import Engine, Operation, Preview, Report
@@ -31,6 +31,31 @@ DIFFERENT: Final = 3
 
 _STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 """The variable with the path of the file for a step's summary ("Workflow commands", GitHub Actions)."""
+
+
+def make_console(kind: type[Console] = Console, *, stderr: bool = False, record: bool = False) -> Console:
+    """Return a console that shows progress, and fits lines into a width, only if the output is shown at a terminal.
+
+    By default, rich does so as well if FORCE_COLOR is set, which asks for colours only (https://force-color.org).
+
+    Args:
+        kind: The class of the console.
+        stderr: Whether it prints to standard error.
+        record: Whether it records what it prints.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    shown = stream is not None and stream.isatty()
+    made = kind(
+        soft_wrap=True,
+        stderr=stderr,
+        emoji=False,
+        record=record,
+        force_terminal=None if shown else False,
+        color_system="standard" if os.environ.get("FORCE_COLOR") and not shown else "auto",
+    )
+    if not shown:
+        made.width = WIDTH
+    return made
 
 
 def operate(  # noqa: PLR0913 - each is an option of the command line
@@ -63,9 +88,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
     Raises:
         UserError: The operation was not started.
     """
-    console = _Console(soft_wrap=True, stderr=as_json, emoji=False, record=_STEP_SUMMARY in os.environ)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = make_console(_Console, stderr=as_json, record=_STEP_SUMMARY in os.environ)
     notices = Console(
         stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False, record=_STEP_SUMMARY in os.environ
     )
@@ -116,8 +139,11 @@ def _step_summary(*consoles: Console) -> Iterator[None]:
         if path := os.environ.get(_STEP_SUMMARY):
             text = "".join(console.export_text() for console in consoles) + failure
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(f"{fence}text\n{text}{fence}\n")
+            try:
+                with Path(path).open("a", encoding="utf-8") as file:
+                    file.write(blank(f"{fence}text\n{text}{fence}\n"))
+            except OSError as error:
+                print(f"{_STEP_SUMMARY} names a file that can't be written: {error.strerror}.", file=sys.stderr)
 
 
 class _Session:
@@ -132,7 +158,7 @@ class _Session:
         self._asking = self._planned and not yes
         self._nothing = "nothing"
         if self._asking and not sys.stdin.isatty():
-            raise UserError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
+            raise WrongUsageError(f"{operation} of '{stack}' needs --yes if there is no terminal to confirm it at.")
 
     def run(self, selected: set[str]) -> list[Report]:
         """Run the operation on the selected projects, and return their reports in the order of the stacks.
@@ -305,10 +331,10 @@ class _Run:
 
 def _select(everything: graph.Graph, only: str | None, first: str | None) -> set[str]:
     if only and first:
-        raise click.UsageError("--only and --from exclude each other: give one of them.")
+        raise WrongUsageError("--only and --from exclude each other: give one of them.")
     named = only or first
     if named and named not in everything:
-        raise UserError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
+        raise WrongUsageError(f"there is no project '{named}': choose one of {', '.join(graph.order(everything))}.")
     if only:
         return {only}
     return graph.with_dependents(everything, first) if first else set(everything)
@@ -414,4 +440,4 @@ def show_outputs(stack: str, *, as_json: bool) -> None:
         for project, values in exported.items():
             console.print(f"[bold]{project}[/]" + ("" if values else ": not deployed"))
             for name, value in (values or {}).items():
-                console.print(f"  {name} = {value}", markup=False)
+                console.print(f"  {name} =", value if isinstance(value, str) else json.dumps(value), markup=False)

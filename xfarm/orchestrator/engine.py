@@ -437,4 +437,6 @@ def explain(error: CommandError) -> str:
         names = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
         name = next((name for name in names if os.environ.get(name)), names[0])
         return f"{name} holds another passphrase than the stacks have, an empty one unless you changed it: unset {name}"
-    return " ".join(re.findall(r"error: (.+)", text)) or text
+    # The lines of a list of errors are indented, for instance those about a file that is not YAML.
+    errors = re.findall(r"error: (.+(?:\n[ \t]+.+)*)", text)
+    return " ".join(" ".join(errors).split()) or text

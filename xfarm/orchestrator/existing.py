@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from xfarm.aws_errors import is_missing
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.changes import Change
 
@@ -46,7 +47,7 @@ def look_up(kind: str, inputs: recovery.Inputs) -> Existing | None:
     try:
         return _LOOKUPS[kind](inputs) if kind in _LOOKUPS else None
     except ClientError as error:
-        if error.response["Error"]["Code"] not in _MISSING:
+        if not is_missing(error):
             raise
         return None
 
@@ -211,13 +212,3 @@ _LOOKUPS: Final[dict[str, Callable[[recovery.Inputs], Existing | None]]] = {
     "aws:sqs/queue:Queue": _queue,
 }
 """A resource type -> the function that looks up such a resource."""
-
-_MISSING: Final = {
-    "404",
-    "AWS.SimpleQueueService.NonExistentQueue",
-    "NoSuchBucket",
-    "NoSuchEntity",
-    "QueueDoesNotExist",
-    "ResourceNotFoundException",
-}
-"""AWS's error codes for a resource that does not exist."""

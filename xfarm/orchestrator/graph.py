@@ -16,9 +16,18 @@ def dependencies() -> dict[str, list[str]]:
     """Return each project with those whose outputs it reads, as declared in `stacks/stacks.toml`.
 
     Raises:
-        UserError: It names a stack that it doesn't declare, or stacks that need each other.
+        UserError: It can't be read, names a stack that it doesn't declare, or stacks that need each other.
     """
-    graph: dict[str, list[str]] = tomllib.loads((STACKS / "stacks.toml").read_text(encoding="utf-8"))
+    try:
+        graph: dict[str, list[str]] = tomllib.loads((STACKS / "stacks.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # not TOML, or not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"stacks/stacks.toml can't be read: {reason}.") from error
+    for project, needs in graph.items():
+        if not isinstance(needs, list) or not all(isinstance(each, str) for each in needs):
+            raise UserError(
+                f"stacks/stacks.toml has no list of names for '{project}': write {project} = [] if it needs no others."
+            )
     for project, needs in graph.items():
         if unknown := sorted(set(needs) - graph.keys()):
             raise UserError(

@@ -90,6 +90,10 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
     Raises:
         UserError: There is no toolchain, or the emulator or the plugin can't be started.
     """
+    try:
+        Path.home()
+    except RuntimeError as error:
+        raise UserError("HOME is not set, and your user has no home folder: set HOME to a folder of yours.") from error
     folder = root / ".local"
     with os_errors_as_user_errors(root):
         (folder / "state").mkdir(parents=True, exist_ok=True)

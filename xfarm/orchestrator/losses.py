@@ -6,15 +6,12 @@ from typing import Final
 
 from botocore.exceptions import ClientError
 
-from xfarm.aws_errors import explain
-from xfarm.operations.pipeline import counts
+from xfarm.aws_errors import explain, is_missing
+from xfarm.operations.pipeline import counts, number_of
 from xfarm.orchestrator import recovery
 
 LIMIT_S: Final = 10
 """The maximum time to count the files of a bucket, in seconds."""
-
-_GONE: Final = {"NoSuchBucket", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
-"""AWS's error codes for a bucket or a queue that was deleted by hand."""
 
 
 def losses(resources: Iterable[tuple[str, str]], clock: Callable[[], float] = monotonic) -> list[str]:
@@ -31,9 +28,9 @@ def losses(resources: Iterable[tuple[str, str]], clock: Callable[[], float] = mo
             if kind == "aws:s3/bucket:Bucket" and (files := _files(identity, clock)):
                 lines.append(f"the bucket '{name}' with {files}")
             elif kind == "aws:sqs/queue:Queue" and (number := _messages(identity)):
-                lines.append(f"the queue '{name}' with {number:,} {'message' if number == 1 else 'messages'}")
+                lines.append(f"the queue '{name}' with {number_of(number, 'message')}")
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in _GONE:
+            if not is_missing(error):  # it was not deleted by hand
                 lines.append(f"'{name}', with contents that can't be counted: {explain(error)}")
     return lines
 
@@ -54,4 +51,4 @@ def _files(bucket: str, clock: Callable[[], float]) -> str:
         if page["IsTruncated"] and clock() > end:
             more = "more than "
             break
-    return f"{more}{number:,} {'file' if number == 1 else 'files'} ({size:,} bytes)" if number else ""
+    return f"{more}{number_of(number, 'file')} ({number_of(size, 'byte')})" if number else ""

@@ -85,8 +85,9 @@ def _add_choice(stack: str, notify: Callable[[str], None]) -> None:
     found = _CHOICES.search(text)
     if not found:
         notify(f"Add {stack} to the options of stackName in {WORKFLOW.relative_to(ROOT)}.")
-    elif stack not in re.split(r", *", found[3]):
-        _write(WORKFLOW, _CHOICES.sub(rf"\g<1>\g<3>, {stack}]", text))
+    elif stack not in yaml.safe_load(f"[{found[3]}]"):
+        quoted = stack if yaml.safe_load(stack) == stack else f'"{stack}"'  # in YAML, true and null are not text
+        _write(WORKFLOW, _CHOICES.sub(rf"\g<1>\g<3>, {quoted}]", text))
         notify(f"Added {stack} to the choices of {WORKFLOW.relative_to(ROOT)}.")
 
 

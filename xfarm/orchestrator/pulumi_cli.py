@@ -39,12 +39,14 @@ def cli_version() -> VersionInfo | None:
     """Return the version of the Pulumi CLI.
 
     Raises:
-        UserError: It is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
+        UserError: It does not run, or is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
     """
     try:
         return PulumiCommand(version=VersionInfo(3, 256, 0)).version
     except InvalidVersionError as error:
         raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError("the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why.") from error
 
 
 class PulumiCli(PulumiCommand):

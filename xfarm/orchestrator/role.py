@@ -17,6 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
+from xfarm.credentials import remember
 from xfarm.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class _Server(ThreadingHTTPServer):
         """Held while credentials are fetched: clients of boto3 can't be created in two threads at a time."""
         self.token = secrets.token_urlsafe()
         """What a request has to contain: any user of this machine can connect."""
+        remember(self.token)
 
 
 class _Handler(BaseHTTPRequestHandler):

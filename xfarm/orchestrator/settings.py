@@ -5,12 +5,14 @@ setting's value may be is checked by the stack's program (`shared.settings`).
 """
 
 import difflib
+import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from xfarm.errors import UserError
 from xfarm.orchestrator.graph import dependencies
@@ -38,7 +40,9 @@ def check(stack: str) -> None:
             if name in declared and name.startswith(f"{project}:"):
                 kind = declared[name].get("type", "")
                 if not _fits(value, kind):
-                    raise UserError(f"{_short(path)} sets '{written}' to {value!r}, which must be of type {kind}.")
+                    raise UserError(
+                        f"{_short(path)} sets '{written}' to {_written(value)}, which must be of type {kind}."
+                    )
             elif (near := _nearest(name, declared)) or name.partition(":")[0] in projects:
                 instead = f"set '{near}' in {_short(STACKS / near.partition(':')[0] / path.name)}, or " if near else ""
                 raise UserError(
@@ -69,6 +73,29 @@ def _fits(value: object, kind: str) -> bool:
     return fits.get(kind, True)
 
 
+def _written(value: object) -> str:
+    """Return a value as people write it in YAML."""
+    return f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads YAML as Pulumi does, which refuses a mapping that has a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as in the base class
+        """Return the mapping.
+
+        Raises:
+            ConstructorError: A key is in it twice.
+        """
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ConstructorError(None, None, f"'{key.value}' is set a second time", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return the contents of a YAML file.
 
@@ -76,7 +103,7 @@ def read(path: Path) -> dict[str, Any]:
         UserError: It is not YAML, or not a mapping of names to values.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""

@@ -39,9 +39,17 @@ def backend(account: Account) -> str:
     account and region in its name, because bucket names are globally unique.
 
     Raises:
-        UserError: The projects' `Pulumi.yaml` differ.
+        UserError: The projects' `Pulumi.yaml` differ, or it is not a URL.
     """
     if url := account.environment.get("PULUMI_BACKEND_URL"):
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if not parts.scheme or (parts.scheme == "s3" and not parts.netloc):
+            raise UserError(
+                "PULUMI_BACKEND_URL is not a URL such as s3://BUCKET or file:///FOLDER: correct it, or unset it."
+            )
         return url
     declared = _declared()
     if len(set(declared.values())) > 1:

@@ -66,6 +66,8 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
             environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")
         # A container's user may have no name, and Pulumi's locks need one ("os/user", Go's standard library).
         environment["USER"] = environment.get("USER") or "unknown"
+    # The stacks' programs import `shared` from here, even if PYTHONPATH leads to another package of that name.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     os.environ.clear()
     os.environ.update(environment)
 
@@ -110,11 +112,11 @@ def check(stack: str, notify: Callable[[str], None]) -> int:
     notify(f"Account {account.number}, region {account.region}, as {account.identity}.")
     os.environ.clear()
     os.environ.update(account.environment)
-    missing = False
+    failed = False
     for finding in findings(account, stack):
         click.echo(f"{finding.outcome:<8} {finding.text}")
-        missing |= finding.outcome == "missing"
-    return int(missing)
+        failed |= finding.outcome == "failed"
+    return int(failed)
 
 
 def require_known(stack: str) -> None:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+from tornado.escape import json_encode, to_unicode
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from xfarm.aws_errors import explain
+from xfarm.credentials import blank
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import MOST
 from xfarm.operations.pipeline import printable
@@ -155,6 +157,13 @@ class Handler(RequestHandler):
             raise RefusedError(403, f"the page of '{self.view.pipeline.stack}' is read-only.")
         if not hmac.compare_digest(self.request.headers.get("X-Token", "").encode(), self.settings["token"].encode()):
             raise RefusedError(403, "the page belongs to an earlier run: reload it.")
+
+    def write(self, chunk: str | bytes | dict[str, Any]) -> None:
+        """Write a part of a response, without credentials."""
+        if isinstance(chunk, dict):
+            self.set_header("Content-Type", "application/json; charset=UTF-8")
+            chunk = json_encode(chunk)
+        super().write(blank(to_unicode(chunk)))
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:  # noqa: ANN401 - as in Tornado
         """Log unexpected errors only: the page shows the others."""

@@ -64,7 +64,8 @@ def test_what_was_lost_is_found_and_processed_and_nothing_else(
     lost = lose(driver)
     assert found(driver) == found(driver, thorough=True) == dict.fromkeys(lost, "lost")
     assert not audit.audit(driver.pipeline, "", console, thorough=False, as_json=True)
-    assert json.loads(capsys.readouterr().out)["counts"]["lost"] == len(lost)
+    counted = {"files": 26, "has a result": 20, "on its way": 0, "dead letter": 0, "lost": len(lost)}
+    assert json.loads(capsys.readouterr().out)["counts"] == counted
 
     before = len(driver.logged())
     reprocess(driver.pipeline, console, missing=True, rate=RATE)
@@ -74,7 +75,7 @@ def test_what_was_lost_is_found_and_processed_and_nothing_else(
     assert found(driver) == found(driver, thorough=True) == {}
     text = io.StringIO()
     assert audit.audit(driver.pipeline, "", Console(file=text, width=500), thorough=False, as_json=False)
-    assert text.getvalue() == "26 files: 26 have a result, 0 are on their way, 0 are dead letters, 0 are lost.\n"
+    assert text.getvalue() == "26 files: 26 with a result, 0 on the way, 0 in the dead-letter queue, 0 lost.\n"
 
 
 def test_a_file_that_failed_is_a_dead_letter_and_one_that_waits_is_on_its_way(
