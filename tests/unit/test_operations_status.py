@@ -139,4 +139,5 @@ def test_where_there_are_dead_letters_the_command_that_lists_them_is_named(
     assert not [line for line in shown(monkeypatch, HEALTH) if "xfarm dead-letters" in line]
     dead = Counts(waiting=waiting, in_flight=in_flight)
     [line] = [line for line in shown(monkeypatch, replace(HEALTH, dead_letter_queue=dead)) if line.startswith("dead ")]
-    assert line.endswith(f"{waiting} dead letters, {in_flight} in flight: see 'xfarm dead-letters dev'")
+    letters = "1 dead letter" if waiting == 1 else f"{waiting} dead letters"
+    assert line.endswith(f"{letters}, {in_flight} in flight: see 'xfarm dead-letters dev'")
