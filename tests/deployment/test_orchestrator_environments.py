@@ -1,15 +1,17 @@
 """Folders, shells and terminals as people have them."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from pathlib import Path
 
 import pytest
 
@@ -76,7 +78,6 @@ VARIABLES = {
     "AWS_MAX_ATTEMPTS": "x",
     "CI": "true",
     "COLUMNS": "20",
-    "FORCE_COLOR": "1",
     "HTTP_PROXY": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "LC_ALL": "C",
