@@ -1,6 +1,8 @@
 """Folders, shells and terminals as people have them."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +70,45 @@ def test_a_lock_in_such_a_folder_is_seen_and_released_by_hand(checkout: Checkout
 def test_a_terminal_without_umlauts_is_written_to(checkout: Checkout, command: str) -> None:
     done = checkout.run(command, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+VARIABLES = {
+    "AWS_PROFILE": "none",
+    "AWS_ENDPOINT_URL": "nonsense",
+    "AWS_MAX_ATTEMPTS": "x",
+    "CI": "true",
+    "COLUMNS": "20",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "LC_ALL": "C",
+    "LOGNAME": "x" * 300,
+    "NO_COLOR": "1",
+    "PULUMI_BACKEND_URL": "nonsense",
+    "PULUMI_CONFIG_PASSPHRASE": "other",
+    "PULUMI_HOME": "/none",
+    "PULUMI_STACK": "other",
+    "TERM": "dumb",
+    "TMPDIR": "/none",
+    "TZ": "nonsense",
+    "USER": "CORP\\Anna Müller",
+    "XDG_CONFIG_HOME": "/none",
+}
+"""Variables that change nothing; `tests/emulator/test_environments.py` has each of them alone."""
+
+
+def test_the_engine_does_the_same_under_all_variables_at_once(
+    checkout: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shadow = tmp_path_factory.mktemp("path")
+    (shadow / "shared").mkdir()
+    (shadow / "shared" / "__init__.py").touch()
+    cache = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    usual = checkout.run("preview")
+    done = checkout.run(
+        "preview", **VARIABLES, XDG_CACHE_HOME=cache, HOME="/dev/null", PYTHONPATH=f"{shadow}:{checkout.root}"
+    )
+    assert (done.returncode, usual.returncode) == (0, 0), done.stdout + done.stderr
+    assert re.sub(r"[\d.]+|\u00b1", "", done.stdout) == re.sub(r"[\d.]+|\u00b1", "", usual.stdout)
 
 
 ANOTHER_STATE = """

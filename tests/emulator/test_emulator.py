@@ -198,8 +198,9 @@ def test_it_is_stopped_only_once_the_command_that_starts_it_has_recorded_its_pro
             kill(process, number)
 
     def look(emulator: Emulator) -> tuple[int, int]:
+        found = recorded(emulator)
         looked.set()
-        return recorded(emulator)
+        return found
 
     monkeypatch.setattr(os, "kill", record)
     monkeypatch.setattr(Emulator, "_recorded", look)

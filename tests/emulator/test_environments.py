@@ -71,10 +71,6 @@ TABLE = [
     Case({"AWS_CONFIG_FILE": sys.executable}, dev="error: Unable to parse config file"),
     Case(NO_KEYS | {"AWS_WEB_IDENTITY_TOKEN_FILE": "/none", "AWS_ROLE_ARN": "arn"}, dev=UNUSABLE + "[Errno 2] No such"),
     Case(NO_KEYS | {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.com"}, dev=UNUSABLE + "Unsupported host"),
-    Case(
-        NO_KEYS | {"AWS_CONTAINER_CREDENTIALS_FULL_URI": NOWHERE},
-        dev="error: Error when retrieving credentials from container-role",
-    ),
     # How AWS is reached.
     Case({"AWS_ENDPOINT_URL": "nonsense"}, dev=f"error: AWS_ENDPOINT_URL{NOT_A_URL}"),
     Case({"AWS_ENDPOINT_URL": "http://[::1"}, dev=f"error: AWS_ENDPOINT_URL{NOT_A_URL}"),

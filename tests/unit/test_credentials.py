@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, InvalidDefaultsMode
 
 from tests.support.aws import Aws
 from xfarm.aws_errors import explain
 from xfarm.cli import xfarm
 from xfarm.errors import UserError
 from xfarm.orchestrator import aws_account, targets
+from xfarm.paths import ROOT
 from xfarm.watch.server import RefusedError, errors_as_responses
 
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
@@ -206,6 +207,11 @@ def test_no_message_about_an_error_of_botocore_or_aws_quotes_a_header(error: Bot
         assert_clean(message)
 
 
+def test_a_sentence_ends_with_one_full_stop() -> None:
+    error = InvalidDefaultsMode(mode="x", valid_modes="legacy")
+    assert explain(error) == "Client configured with invalid defaults mode: x. Valid defaults modes include: legacy."
+
+
 def test_a_password_in_the_state_s_url_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,10 +254,12 @@ def test_pulumi_gets_a_user_name_if_there_is_none(
     monkeypatch.delenv("USER", raising=False)
     if user is not None:
         monkeypatch.setenv("USER", user)
+    monkeypatch.setenv("PYTHONPATH", "/other/shared")
     before = dict(os.environ)
     try:
         targets.activate("dev", lambda _: None)
         assert os.environ["USER"] == "unknown"
+        assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}/other/shared"  # for the stacks' programs
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.support.undeployed import PIPELINE
 from xfarm.operations import status
 from xfarm.operations.dead_letters import Failure
-from xfarm.operations.pipeline import Counts
+from xfarm.operations.pipeline import Counts, number_of
 from xfarm.operations.status import Health, Times, causes, in_words, show
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -139,5 +139,4 @@ def test_where_there_are_dead_letters_the_command_that_lists_them_is_named(
     assert not [line for line in shown(monkeypatch, HEALTH) if "xfarm dead-letters" in line]
     dead = Counts(waiting=waiting, in_flight=in_flight)
     [line] = [line for line in shown(monkeypatch, replace(HEALTH, dead_letter_queue=dead)) if line.startswith("dead ")]
-    letters = "1 dead letter" if waiting == 1 else f"{waiting} dead letters"
-    assert line.endswith(f"{letters}, {in_flight} in flight: see 'xfarm dead-letters dev'")
+    assert line.endswith(f"{number_of(waiting, 'dead letter')}, {in_flight} in flight: see 'xfarm dead-letters dev'")

@@ -413,6 +413,18 @@ def test_the_summary_of_a_step_has_no_credential(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_summary_that_cannot_be_written_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def activate(*_: object, **__: object) -> None:
+        raise UserError("it fails.")
+
+    monkeypatch.setattr(targets, "activate", activate)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/none/summary")
+    assert output_of(["deploy", "dev", "--yes"]) == (
+        "GITHUB_STEP_SUMMARY names a file that can't be written: No such file or directory.\nerror: it fails.\n"
+    )
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("error", [UserError, FAILURES[1], None])
 def test_no_response_of_the_page_has_a_credential(
     monkeypatch: pytest.MonkeyPatch, error: Callable[[str], BaseException] | None

@@ -9,8 +9,9 @@ import pytest
 from pulumi.automation import CommandError
 
 from tests.support.waiting import eventually
+from xfarm.errors import UserError
 from xfarm.orchestrator.locks import claim
-from xfarm.orchestrator.pulumi_cli import PulumiCli, stop_engines
+from xfarm.orchestrator.pulumi_cli import PulumiCli, cli_version, stop_engines
 
 PULUMI = f"""#!{sys.executable}
 import datetime, json, os, pathlib, signal, socket, sys
@@ -109,3 +110,13 @@ def test_an_engine_that_fails_leaves_no_lock(cli: PulumiCli, tmp_path: Path) -> 
 def test_a_failure_is_an_error_of_the_automation_api(cli: PulumiCli, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="error: as told"):
         cli.run(["up", "error"], str(tmp_path), {"RECORD": ""})
+
+
+@pytest.mark.parametrize("content", ["#!/bin/sh\nexit 3\n", "#!/none\n"])
+def test_a_cli_that_does_not_run_is_refused_with_what_to_run(cli: PulumiCli, tmp_path: Path, content: str) -> None:
+    (tmp_path / "pulumi").write_text(content, encoding="utf-8")
+    cli_version.cache_clear()
+    with pytest.raises(
+        UserError, match=r"the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why\."
+    ):
+        _ = cli.version

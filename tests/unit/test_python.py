@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,21 @@ def test_a_python_without_the_packages_is_refused_in_a_sentence(monkeypatch: pyt
     assert str(refused.value.code).startswith(
         f"error: the packages that xfarm needs are not installed for {sys.executable}: run"
     )
+
+
+def test_packages_on_pythonpath_are_not_taken_for_those_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "__init__.py").touch()
+    program = "import xfarm, shared.names; print(shared.names.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{ROOT / 'shared' / 'names.py'}\n", done.stderr
 
 
 def test_a_package_that_a_command_lacks_is_named_with_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
