@@ -76,10 +76,10 @@ def test_a_creation_whose_response_was_lost_is_reported_as_planned(small: Checko
     assert faulty.habits[0].occurrences == 2
 
 
-def refusal(checkout: Checkout, *arguments: str) -> str:
+def refusal(checkout: Checkout, *arguments: str, code: int = 1) -> str:
     """Return the one sentence with which a command is refused."""
     done = checkout.run(*arguments)
-    assert done.returncode == 1
+    assert done.returncode == code
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return sentence.removeprefix("error: ")
 
@@ -88,7 +88,8 @@ def test_only_the_part_that_is_named_is_touched_and_none_that_would_leave_a_gap(
     wanted = "'beta' can't be deployed because it needs 'alpha', which is not deployed: deploy 'alpha' first."
     assert refusal(small, "deploy", "--only", "beta") == wanted
     assert refusal(small, "deploy", "--from", "beta") == wanted
-    assert refusal(small, "deploy", "--only", "gamma") == "there is no project 'gamma': choose one of alpha, beta."
+    wanted = "there is no project 'gamma': choose one of alpha, beta."
+    assert refusal(small, "deploy", "--only", "gamma", code=2) == wanted
     assert not stress.left(small)
 
     assert outcomes(stress.finish(small, "deploy", "--only", "alpha", "--json")) == {"alpha": ("done", {"create": 8})}
