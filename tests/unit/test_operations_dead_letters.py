@@ -440,7 +440,7 @@ def test_a_part_is_not_moved_while_sqs_moves_all(
 @pytest.mark.parametrize(
     ("error", "raised", "says"),
     [
-        (KeyboardInterrupt(), UserError, r"^interrupted, \d+ moved: to go on, run the same command again"),
+        (KeyboardInterrupt(), UserError, r"^interrupted, \d+ moved\. The others are still in the dead-letter queue"),
         (throttled("Any"), ClientError, "Rate exceeded"),
     ],
 )
@@ -471,7 +471,7 @@ def answer(sqs: FakeSqs, log: Log, outcome: str, **facts: str) -> None:
     """Let the function log an outcome for each message that arrives in the main queue."""
 
     def process(action: str, _: dict[str, Any]) -> None:
-        if action in {"ChangeMessageVisibilityBatch", "GetQueueAttributes"}:
+        if action in {"ChangeMessageVisibilityBatch", "DeleteMessageBatch", "GetQueueAttributes"}:
             logged = {line["message_id"] for line in log.lines}
             log.lines.extend(
                 {"outcome": outcome, "message_id": each.message_id, **facts}

@@ -46,7 +46,7 @@ ID_CHARACTERS: Final = 8
 
 _REPORT_OF: Final = re.compile(r"REPORT RequestId: ([\w-]+)")
 
-_OF_A_FAILURE: Final = re.compile("error|exception|traceback|timed out|timeout", re.IGNORECASE)
+_OF_A_FAILURE: Final = re.compile("error|exception|traceback|timed out|timeout|died", re.IGNORECASE)
 """What is in Lambda's lines about a failure, and usually in those that `process` prints about one."""
 
 

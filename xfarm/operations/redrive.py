@@ -172,7 +172,7 @@ def _show(steps: Generator[Step], console: Console, on_step: Callable[[Step], ob
         if step and step.by_sqs:
             raise
         moved = step.moved if step else 0
-        raise UserError(f"interrupted, {moved:,} moved: to go on, run the same command again.") from None
+        raise UserError(f"interrupted, {moved:,} moved. The others are still in the dead-letter queue.") from None
     except Exception:
         if step and not step.by_sqs and not step.first:
             console.print(f"{step.moved:,} moved so far.", highlight=False)
@@ -333,6 +333,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
             "Enable it, or move the messages without a trial (--no-trial)."
         )
     since = parsedate_to_datetime(mapping["ResponseMetadata"]["HTTPHeaders"]["date"])  # by AWS's clock
+    patience_s = one_retry(pipeline)  # first, as it fails if the function was deleted
     sent: dict[str, str] = {}
 
     def send(messages: list[MessageTypeDef]) -> None:
@@ -340,7 +341,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
 
     for [message] in list(take(pipeline, send, number=1, ids=ids)):  # all, so that the others are visible again
         first = dead_letters.read(message)
-        deadline = time.monotonic() + one_retry(pipeline)
+        deadline = time.monotonic() + patience_s
         while True:
             ended = outcomes(pipeline, sent["0"], since)
             if error := next((error for _, error in ended if error), ""):
