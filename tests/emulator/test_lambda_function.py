@@ -754,7 +754,7 @@ def test_a_slow_file_leaves_those_before_it_alone_and_those_after_it_are_not_beg
     monkeypatch.setattr(lambda_function, "process", process)
     messages = [message(account.record(f"inputs/{name}"), message_id=name) for name in names]
     assert run(*messages, context=Context(60_000, 60_000, 60_000, 2_250, 2_000)) == ["slow", "z"]
-    errors = [None, None, "OutOfTimeError", "NotBegunError"]
+    errors = [None, None, "OutOfTimeError", "NotStartedError"]
     assert [line.get("error_type") for line in account.logged()] == errors
 
 
@@ -766,7 +766,7 @@ def test_the_error_of_a_file_that_was_not_begun_says_to_lower_the_batch_size(acc
     assert run(*messages, context=Context(60_000, 60_000, 2_000)) == ["b"]
     line = account.logged()[-1]
     assert (line["error_type"], line["error"]) == (
-        "NotBegunError",
+        "NotStartedError",
         "not started: the files before it in its batch used up the 58 s that a batch has: lower compute:batchSize",
     )
 
