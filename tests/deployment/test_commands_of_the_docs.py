@@ -40,7 +40,7 @@ EXPECTED = {
     "xfarm status local": "xFarmMainQueue",
     "xfarm dead-letters local": "xFarmDeadLetterSqs",
     "xfarm redrive local": "xFarmDeadLetterSqs",
-    "xfarm audit local": "0 are lost",
+    "xfarm audit local": " 0 lost.",
     "xfarm logs local": "processed inputs/readings.csv (attempt 1 of 5",
     "xfarm drift local": "no change",
     "xfarm new-stack prod": "Wrote stacks/storage/Pulumi.prod.yaml.",

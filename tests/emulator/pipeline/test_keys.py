@@ -69,7 +69,7 @@ def test_any_key_is_processed_and_shown(
     assert total == f"To process again: {len(keys):,}."
     for thorough in (False, True):
         assert audit.audit(pipeline, "", terminal.console, thorough=thorough, as_json=False)
-        assert terminal.lines()[-1].startswith(f"{len(keys):,} files: {len(keys):,} have a result")
+        assert terminal.lines()[-1].startswith(f"{len(keys):,} files: {len(keys):,} with a result")
     status.show("local", {}, pipeline, terminal.console, as_json=False)
     terminal.lines()
 
