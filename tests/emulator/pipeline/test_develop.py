@@ -15,13 +15,14 @@ from tests.support.driver import Driver
 from xfarm.paths import ROOT
 
 PROGRAM = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from rich.console import Console
 from xfarm.operations.develop import develop
 from xfarm.operations.pipeline import Pipeline
 
 described, code, file = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored if pytest runs in the background
 develop(Pipeline(**json.loads(described)), Path(code), [Path(file)], Console(soft_wrap=True))
 """
 
