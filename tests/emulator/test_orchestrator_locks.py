@@ -188,7 +188,7 @@ def test_unlock_shows_the_locks_and_releases_them(
     take(s3, other)
 
     asked = account.xfarm("unlock", "dev", **environment)
-    assert asked.returncode == 1
+    assert asked.returncode == 2
     assert "error: unlock of 'dev' needs --yes if there is no terminal to confirm it at.\n" in asked.stderr
     assert {NAME, other} < set(keys(s3))
 

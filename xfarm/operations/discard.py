@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress, TextColumn
 
-from xfarm.errors import UserError
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.operations import dead_letters
 from xfarm.operations.dead_letters import last_errors, peek
 from xfarm.operations.pipeline import printable
@@ -54,7 +54,9 @@ def discard(  # noqa: PLR0913 - each is an option of the command line
         UserError: The user declined, or not all could be moved.
     """
     if ask and not sys.stdin.isatty():
-        raise UserError(f"discarding from '{pipeline.stack}' needs --yes if there is no terminal to confirm it at.")
+        raise WrongUsageError(
+            f"discarding from '{pipeline.stack}' needs --yes if there is no terminal to confirm it at."
+        )
     with console.status("reading the dead letters"):
         letters = peek(pipeline)
         errors = last_errors(pipeline, letters)

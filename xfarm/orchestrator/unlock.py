@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from xfarm.errors import UserError
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import locks, targets
 from xfarm.orchestrator.graph import dependencies, order
 
@@ -56,7 +56,7 @@ def _confirm(stack: str, console: Console, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"unlock of '{stack}' needs --yes if there is no terminal to confirm it at.")
+        raise WrongUsageError(f"unlock of '{stack}' needs --yes if there is no terminal to confirm it at.")
     console.print("If an update still runs, two at the same time can damage the state.")
     if console.input(f"Type '{stack}' if you are sure that no update of it runs on any machine: ").strip() != stack:
         raise UserError(f"that was not '{stack}', so nothing was unlocked.")
