@@ -296,10 +296,12 @@ def status(stack: str, *, as_json: bool) -> None:
     """Show what is deployed, and the messages in the queues."""
     from xfarm.operations import status as operation
     from xfarm.operations.pipeline import deployed
+    from xfarm.orchestrator.states import outputs
 
-    exported = _exports(stack)
+    found = _states(stack)
+    exported = outputs(found)
     pipeline = deployed(stack, exported) if all(exported.values()) else None
-    operation.show(stack, operation.stack_states(stack), pipeline, _console(), as_json=as_json)
+    operation.show(stack, operation.stack_states(found), pipeline, _console(), as_json=as_json)
 
 
 @xfarm.command()
@@ -458,12 +460,18 @@ def _end_like_ctrl_c() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _exports(stack: str) -> Exports:
+def _states(stack: str) -> dict[str, Any]:
     from xfarm.orchestrator import targets
-    from xfarm.orchestrator.states import exports
+    from xfarm.orchestrator.states import states
 
     targets.activate(stack, _notify)
-    return exports(stack)
+    return states(stack)
+
+
+def _exports(stack: str) -> Exports:
+    from xfarm.orchestrator.states import outputs
+
+    return outputs(_states(stack))
 
 
 def _deployed(stack: str) -> Pipeline:
@@ -473,6 +481,6 @@ def _deployed(stack: str) -> Pipeline:
 
 
 def _console(*, stderr: bool = False) -> Any:  # noqa: ANN401 - the type is imported below
-    from xfarm.orchestrator.commands import make_console
+    from xfarm.console import make_console
 
     return make_console(stderr=stderr)

@@ -120,9 +120,8 @@ def test_columns_cuts_nothing_but_what_is_shown_at_a_terminal(
         """Do nothing."""
 
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(cli, "_exports", no_outputs)
+    monkeypatch.setattr(cli, "_states", no_outputs)
     monkeypatch.setattr(pipeline, "deployed", nothing)
-    monkeypatch.setattr(status, "stack_states", nothing)
     monkeypatch.setattr(status, "show", show)
     monkeypatch.setattr(targets, "activate", nothing)
     monkeypatch.setattr(commands, "_Session", Session)

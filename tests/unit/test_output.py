@@ -136,12 +136,19 @@ def test_a_passphrase_is_replaced_in_any_encoding(encoding: str) -> None:
     assert written("Grüße, Łódź!", encoding=encoding, values=("Grüße, Łódź",)) == "***!"
 
 
-def test_a_prompt_is_shown_before_it_is_answered() -> None:
+@contextmanager
+def guarded() -> Iterator[io.BytesIO]:
+    """Guard standard output, and yield what is written to it."""
     into = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", io.TextIOWrapper(into))
         credentials.guard_output()
         remember(SECRET)
+        yield into
+
+
+def test_a_prompt_is_shown_before_it_is_answered() -> None:
+    with guarded() as into:
         print("Type 'yes' to deploy 'dev': ", end="", flush=True)
         assert into.getvalue() == b"Type 'yes' to deploy 'dev': "
 
@@ -161,11 +168,7 @@ def test_what_is_too_short_for_a_credential_is_left_alone() -> None:
 
 
 def test_binary_output_is_searched_too() -> None:
-    into = io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", io.TextIOWrapper(into))
-        credentials.guard_output()
-        remember(SECRET)
+    with guarded() as into:
         sys.stdout.buffer.write(f"export KEY={SECRET}\n".encode())
         assert into.getvalue() == b"export KEY=***\n"
 

@@ -21,7 +21,7 @@ from rich.progress import Progress, TextColumn
 from lambda_code.result_keys import key_digest, result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import peek
-from xfarm.operations.pipeline import counts, number_of, printable
+from xfarm.operations.pipeline import counts, number_of, print_plain, printable
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -153,7 +153,7 @@ def _print(pipeline: Pipeline, totals: dict[str, int], kept: TextIO, console: Co
             console.print(f"... and {others - SHOWN:,} more, which --json lists.")
             break
         finding = json.loads(line)
-        console.print(printable(f"{finding['state']}: {finding['key']}"), markup=False, highlight=False)
+        print_plain(console, f"{finding['state']}: {finding['key']}")
     console.print(
         f"{number_of(totals['files'], 'file')}: {totals['has a result']:,} with a result, {totals['on its way']:,} on "
         f"the way, {totals['dead letter']:,} in the dead-letter queue, {totals['lost']:,} lost.",

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -15,7 +16,7 @@ from urllib.parse import unquote_plus
 import boto3
 
 from xfarm.errors import UserError
-from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.pipeline import counts, number_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -274,7 +275,7 @@ def failures(pipeline: Pipeline, since: datetime) -> list[Failure]:
     """Return the failed attempts in the function's log, the oldest first."""
     found = [
         (at, failure)
-        for at, line in _logged(pipeline, since, '{ $.outcome = "failed" }')
+        for at, line in log_lines(pipeline, since, '{ $.outcome = "failed" }')
         if (failure := read_log(line))
     ]
     return [failure for _, failure in sorted(found, key=lambda each: each[0])]
@@ -283,19 +284,15 @@ def failures(pipeline: Pipeline, since: datetime) -> list[Failure]:
 def outcomes(pipeline: Pipeline, message_id: str, since: datetime) -> list[tuple[str, str]]:
     """Return the outcome of each attempt at an object that a message announces, with the error if it failed."""
     found = []
-    for _, line in _logged(pipeline, since, f'{{ $.message_id = "{message_id}" }}'):
-        try:
-            facts = json.loads(line)
-        except ValueError:
-            continue
-        match facts:
+    for _, line in log_lines(pipeline, since, f'{{ $.message_id = "{message_id}" }}'):
+        match log_facts(line):
             case {"message_id": str(about), "outcome": str(outcome)} if about == message_id:
                 failure = read_log(line)
                 found.append((outcome, failure.error if failure else ""))
     return found
 
 
-def _logged(pipeline: Pipeline, since: datetime, pattern: str) -> Iterator[tuple[int, str]]:
+def log_lines(pipeline: Pipeline, since: datetime, pattern: str) -> Iterator[tuple[int, str]]:
     """Yield the time and the text of the lines in the function's log that match a pattern."""
     pages = (
         boto3.client("logs")
@@ -307,12 +304,17 @@ def _logged(pipeline: Pipeline, since: datetime, pattern: str) -> Iterator[tuple
             yield event.get("timestamp", 0), event.get("message", "")
 
 
+def log_facts(line: str) -> dict[str, Any]:
+    """Return what a line of the function's log says; nothing if Lambda wrote it, or `process` printed it."""
+    facts: Any = None
+    with suppress(ValueError, RecursionError):
+        facts = json.loads(line)
+    return facts if isinstance(facts, dict) and isinstance(facts.get("outcome"), str) else {}
+
+
 def read_log(line: str) -> Failure | None:
     """Return the failed attempt in a line of the function's log, or None if the line is about something else."""
-    try:
-        facts = json.loads(line)
-    except ValueError:
-        return None
+    facts = log_facts(line)
     match facts:
         case {"outcome": "failed", "message_id": str(message_id), "error": str(error)}:
             headline = facts.get("reason") or facts.get("error_type")
@@ -398,6 +400,19 @@ def choose(
     return chosen[:limit]
 
 
+def require_found(moved: int, chosen: int) -> None:
+    """Check that all dead letters of a choice could be moved.
+
+    Raises:
+        UserError: Some were not found.
+    """
+    if moved < chosen:
+        raise UserError(
+            f"{chosen - moved:,} of {chosen:,} were not found: somebody else has moved them, or has them in flight. "
+            "Run the command again in a minute."
+        )
+
+
 def place(letter: DeadLetter) -> str:
     """Return the URL of the object that a dead letter is about, or a phrase if it is not about one."""
     return printable(f"s3://{letter.bucket}/{letter.key}" if letter.key else "not a message from S3")
@@ -447,9 +462,7 @@ def _show_causes(pipeline: Pipeline, console: Console, found: list[Cause], empty
         return
     for cause in found:
         number, oldest = len(cause.letters), cause.letters[0]
-        console.print(
-            f"cause {cause.number}: {number:,} dead letter{'s' * (number > 1)}", style="bold", highlight=False
-        )
+        console.print(f"cause {cause.number}: {number_of(number, 'dead letter')}", style="bold", highlight=False)
         lines = [printable(cause.error), f"the oldest was sent {oldest.sent:%Y-%m-%d %H:%M:%S} UTC"]
         lines += [f"{place(letter)} (message {letter.message_id})" for letter in cause.letters[:SAMPLES]]
         if number > SAMPLES:

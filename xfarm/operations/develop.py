@@ -13,7 +13,7 @@ from watchfiles import PythonFilter, watch
 
 from xfarm.operations import logs, send
 from xfarm.operations.dead_letters import failures
-from xfarm.operations.pipeline import printable
+from xfarm.operations.pipeline import print_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +96,7 @@ def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: C
         for arrival in tracker.look(list(waiting.values())):
             del waiting[arrival.upload.key]
             what = send.in_brief(arrival.document) if arrival.document else arrival.error
-            _print(console, f"{arrival.upload.name} -> {arrival.result or pipeline.dead_letter_queue_name} ({what})")
+            send.print_end(console, arrival.upload.name, arrival.result or pipeline.dead_letter_queue_name, what)
         since = min((upload.written for upload in waiting.values()), default=None)
         for failure in failures(pipeline, since - timedelta(seconds=1)) if since else ():
             if failure.message_id in failed:
@@ -104,13 +104,9 @@ def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: C
             if upload := waiting.pop(failure.key or "", None):
                 failed.add(failure.message_id)
                 logs.show(pipeline, console, key=upload.key, since=upload.written - timedelta(seconds=1))
-                _print(console, f"{upload.name} failed ({failure.error}); it is tried again.")
+                print_plain(console, f"{upload.name} failed ({failure.error}); it is tried again.")
         if waiting and time.monotonic() > deadline:
-            _print(console, f"{len(waiting)} without a result so far: see 'xfarm status {pipeline.stack}'.")
+            print_plain(console, f"{len(waiting)} without a result so far: see 'xfarm status {pipeline.stack}'.")
             return
         if waiting:
             time.sleep(PAUSE_S)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(printable(text), highlight=False, markup=False)

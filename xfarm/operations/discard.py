@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 from xfarm.errors import UserError, WrongUsageError
 from xfarm.operations import dead_letters
 from xfarm.operations.dead_letters import last_errors, peek
-from xfarm.operations.pipeline import printable
+from xfarm.operations.pipeline import print_plain
 from xfarm.operations.redrive import take
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def discard(  # noqa: PLR0913 - each is an option of the command line
     found = dead_letters.causes(letters, errors)
     chosen = dead_letters.choose(pipeline, found, cause=cause, key=key, limit=limit)
     for each in dead_letters.causes(chosen, errors):
-        console.print(printable(f"{len(each.letters):,}: {each.error}"), markup=False, highlight=False)
+        print_plain(console, f"{len(each.letters):,}: {each.error}")
     if ask:
         _confirm(pipeline, console, len(chosen))
     path = folder / f"dead-letters-{pipeline.stack}-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
@@ -93,11 +93,7 @@ def discard(  # noqa: PLR0913 - each is an option of the command line
         console.print(_moved(pipeline, path, moved), markup=False, highlight=False)
         raise
     console.print(_moved(pipeline, path, moved), markup=False, highlight=False)
-    if moved < len(chosen):
-        raise UserError(
-            f"{len(chosen) - moved:,} of {len(chosen):,} were not found: somebody else has moved them, or has them in "
-            "flight. Run the command again in a minute."
-        )
+    dead_letters.require_found(moved, len(chosen))
 
 
 def _moved(pipeline: Pipeline, path: Path, number: int) -> str:

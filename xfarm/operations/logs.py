@@ -18,7 +18,7 @@ import boto3
 from botocore.config import Config
 
 from xfarm.errors import UserError
-from xfarm.operations.dead_letters import read_log
+from xfarm.operations.dead_letters import log_facts, read_log
 from xfarm.operations.pipeline import printable
 
 if TYPE_CHECKING:
@@ -73,12 +73,8 @@ class Line:
 def read(event: FilteredLogEventTypeDef) -> Line:
     """Return the line in an event of CloudWatch Logs, whatever its text is."""
     text = event.get("message", "").strip()
-    facts: Any = None
-    with contextlib.suppress(ValueError, RecursionError):
-        facts = json.loads(text)
     time = datetime.fromtimestamp(event.get("timestamp", 0) / 1000, UTC)
-    of_an_attempt = isinstance(facts, dict) and isinstance(facts.get("outcome"), str)
-    return Line(time=time, text=text, facts=facts if of_an_attempt else {})
+    return Line(time=time, text=text, facts=log_facts(text))
 
 
 def lines(pipeline: Pipeline, since: datetime, *, pattern: str = "", follow: bool = False) -> Iterator[Line]:

@@ -1,15 +1,21 @@
 """The deployed pipeline, from the outputs of its stacks."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 
 from xfarm.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
 Exports = dict[str, dict[str, Any] | None]
-"""The outputs of each project's stack, see `orchestrator.engine.exports`."""
+"""The outputs of each project's stack, see `orchestrator.states.outputs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,11 @@ def counts(queue_url: str) -> Counts:
 def number_of(count: int, noun: str) -> str:
     """Return a number with a noun, which is in the plural unless the number is 1."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def print_plain(console: Console, text: str) -> None:
+    """Print a line that may contain text of others, such as keys and errors: nothing in it is markup or an escape."""
+    console.print(printable(text), markup=False, highlight=False)
 
 
 def printable(text: str) -> str:

@@ -121,11 +121,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
     console.print(
         f"{moved:,} moved from {pipeline.dead_letter_queue_name} back to {pipeline.main_queue_name}.", highlight=False
     )
-    if moved < expected:
-        raise UserError(
-            f"{expected - moved:,} of {expected:,} were not found: somebody else has moved them, or has them in "
-            "flight. Run the command again in a minute."
-        )
+    dead_letters.require_found(moved, expected)
     if dead.in_flight:
         console.print(f"Not moved:{in_flight(dead)}", highlight=False)
 

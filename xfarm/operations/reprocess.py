@@ -14,7 +14,7 @@ from rich.progress import Progress, TextColumn
 
 from xfarm.errors import UserError
 from xfarm.operations import audit
-from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.pipeline import counts, print_plain, printable
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -84,7 +84,7 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
     if dry_run:
         number = 0
         for number, key in enumerate(keys, 1):  # noqa: B007 - counts them
-            console.print(printable(key), markup=False, highlight=False)
+            print_plain(console, key)
         console.print(f"To process again: {number:,}.", highlight=False)
         return
     _send(pipeline, keys, console, rate, resumable=not missing)

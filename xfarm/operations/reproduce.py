@@ -29,7 +29,7 @@ from rich.text import Text
 from lambda_code.s3_events import ObjectCreated, parse
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, logs, reprocess
-from xfarm.operations.pipeline import printable
+from xfarm.operations.pipeline import print_plain, printable
 from xfarm.operations.send import find, head, places
 from xfarm.paths import ROOT
 
@@ -293,14 +293,16 @@ def reproduce(pipeline: Pipeline, what: str, console: Console, *, debug: bool = 
     differences = [f"the memory ({function['MemorySize']} MB there)", f"the time limit ({function['Timeout']} s there)"]
     if (python := f"python{sys.version_info.major}.{sys.version_info.minor}") != function.get("Runtime"):
         differences.append(f"the version of Python ({python} here, {function.get('Runtime')} there)")
-    _print(console, f"This runs the code of this checkout with the environment variables of {pipeline.function_name}.")
-    _print(console, f"Not as in Lambda: the role (your permissions here), {', '.join(differences)}.")
+    print_plain(
+        console, f"This runs the code of this checkout with the environment variables of {pipeline.function_name}."
+    )
+    print_plain(console, f"Not as in Lambda: the role (your permissions here), {', '.join(differences)}.")
     if case.note:
-        _print(console, case.note)
+        print_plain(console, case.note)
     for record in parse(case.body):
         if isinstance(record, ObjectCreated):
             where = case.file or f"s3://{record.bucket}/{record.key}"
-            _print(console, f"Processing {where} ({filesize.decimal(record.size)}).")
+            print_plain(console, f"Processing {where} ({filesize.decimal(record.size)}).")
     problems = [
         problem
         for attempt in run(case, settings.get("Variables", {}), debug=debug)
@@ -318,15 +320,15 @@ def _show(pipeline: Pipeline, attempt: Attempt, console: Console) -> str:
             _compare(attempt.document, stored_result(pipeline, str(key)), console)
         case "failed":
             for line in facts["traceback"].rstrip().split("\n"):
-                _print(console, line)
+                print_plain(console, line)
             error = f"{printable(facts['error_type'])}: {printable(facts['error'])}"
             return f"the attempt failed with {error}{_logged(pipeline, facts)}."
         case "gone":
             return f"s3://{facts['bucket']}/{printable(str(key))} does not exist any more."
         case "folder":
-            _print(console, "It is a folder created in S3's console, which has no result.")
+            print_plain(console, "It is a folder created in S3's console, which has no result.")
         case outcome:
-            _print(console, f"The function has no work to do ({outcome}).")
+            print_plain(console, f"The function has no work to do ({outcome}).")
     return ""
 
 
@@ -339,11 +341,11 @@ def _compare(document: dict[str, Any], stored: dict[str, Any] | None, console: C
         table.add_row(*map(Text, cells), style="bold" if stored and name in different else "")
     console.print(table)
     if stored is None:
-        _print(console, "There is no stored result. Nothing was written.")
+        print_plain(console, "There is no stored result. Nothing was written.")
     elif different:
-        _print(console, f"Different from the stored result: {', '.join(different)}. Nothing was written.")
+        print_plain(console, f"Different from the stored result: {', '.join(different)}. Nothing was written.")
     else:
-        _print(console, "Equal to the stored result. Nothing was written.")
+        print_plain(console, "Equal to the stored result. Nothing was written.")
 
 
 def _cell(value: object) -> str:
@@ -366,7 +368,3 @@ def _logged(pipeline: Pipeline, facts: dict[str, Any]) -> str:
     if last == facts["error"]:
         return ". The function has logged the same error"
     return f". The last error that the function has logged is another one: {printable(last)}"
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(printable(text), markup=False, highlight=False)

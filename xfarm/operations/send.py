@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, number_of, printable
+from xfarm.operations.pipeline import counts, number_of, print_plain, printable
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
     timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:
         for each in uploads:
-            _line(console, each.name, f"s3://{pipeline.bucket_name}/{each.key}")
+            print_end(console, each.name, f"s3://{pipeline.bucket_name}/{each.key}")
         return
     waiting = {each.key: each for each in uploads}
     dead = 0
@@ -371,9 +371,9 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
             status.update(remaining())
             if arrival.document is None:
                 dead += 1
-                _line(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)
+                print_end(console, arrival.upload.name, pipeline.dead_letter_queue_name, arrival.error)
             else:
-                _line(console, arrival.upload.name, arrival.result, in_brief(arrival.document))
+                print_end(console, arrival.upload.name, arrival.result, in_brief(arrival.document))
     if waiting:
         _explain_waiting(pipeline, waiting, console)
     problems = []
@@ -399,14 +399,14 @@ def _explain_waiting(pipeline: Pipeline, waiting: dict[str, Upload], console: Co
     for key, upload in waiting.items():
         now = head(s3, pipeline.bucket_name, key)
         if now is None or (now["ETag"].strip('"'), now.get("VersionId")) != (upload.etag, upload.version_id):
-            _line(console, upload.name, "no result", "it was deleted, or replaced by a newer upload")
+            print_end(console, upload.name, "no result", "it was deleted, or replaced by a newer upload")
         else:
-            _line(console, upload.name, "no result yet", errors.get(key, ""))
+            print_end(console, upload.name, "no result yet", errors.get(key, ""))
 
 
-def _line(console: Console, name: str, where: str, what: str = "") -> None:
-    line = f"{name} -> {where}{f' ({what})' if what else ''}"
-    console.print(printable(line), markup=False, highlight=False)
+def print_end(console: Console, name: str, where: str, what: str = "") -> None:
+    """Print where a file is now, and what is known of it."""
+    print_plain(console, f"{name} -> {where}{f' ({what})' if what else ''}")
 
 
 def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:

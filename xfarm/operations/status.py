@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from xfarm.aws_errors import is_missing
-from xfarm.operations.dead_letters import failures, generalized
+from xfarm.operations.dead_letters import failures, generalized, log_facts, log_lines
 from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of, printable
 from xfarm.orchestrator import scratch
-from xfarm.orchestrator.states import managed, states
+from xfarm.orchestrator.states import managed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mypy_boto3_cloudwatch.type_defs import MetricDataQueryTypeDef
     from rich.console import Console
 
@@ -122,18 +124,14 @@ class Health:
     alarm_email: Subscription | None
 
 
-def stack_states(stack: str) -> dict[str, StackState]:
-    """Return the state of each project's stack of this name, by project.
-
-    Raises:
-        UserError: Pulumi's state can't be reached.
-    """
+def stack_states(states: Mapping[str, scratch.Json | None]) -> dict[str, StackState]:
+    """Return what is deployed of each project, by its state (see `states.states`)."""
     return {
         project: StackState(
             resources=managed(scratch.resources(state)),
             updated=scratch.deployment(state).get("manifest", {}).get("time"),
         )
-        for project, state in states(stack).items()
+        for project, state in states.items()
     }
 
 
@@ -188,17 +186,9 @@ def times(pipeline: Pipeline, now: datetime, messages: int | None) -> Times | No
         messages: How many messages were processed in the last hour, according to SQS; None if that is unknown.
     """
     minutes = max(1, int(PERIOD / timedelta(minutes=1) * min(1, MOST_TIMES / (messages or 1))))
-    pages = (
-        boto3.client("logs")
-        .get_paginator("filter_log_events")
-        .paginate(
-            logGroupName=pipeline.log_group_name,
-            startTime=int((now - timedelta(minutes=minutes)).timestamp() * 1000),
-            filterPattern='{ $.outcome = "processed" && $.since_upload_ms >= 0 }',
-        )
-    )
-    lines = (event.get("message", "") for page in pages for event in page["events"])
-    seconds = [taken for line in lines if (taken := _seconds_since_upload(line)) is not None]
+    pattern = '{ $.outcome = "processed" && $.since_upload_ms >= 0 }'
+    lines = log_lines(pipeline, now - timedelta(minutes=minutes), pattern)
+    seconds = [taken for _, line in lines if (taken := _seconds_since_upload(line)) is not None]
     if not seconds:
         return None
     cuts = quantiles([*seconds, seconds[0]] if len(seconds) == 1 else seconds, n=100, method="inclusive")
@@ -207,11 +197,7 @@ def times(pipeline: Pipeline, now: datetime, messages: int | None) -> Times | No
 
 def _seconds_since_upload(line: str) -> float | None:
     """Return how long a file took, from a line of the function's log; None if the line is about something else."""
-    try:
-        facts = json.loads(line)
-    except ValueError:
-        return None
-    match facts:
+    match log_facts(line):
         case {"outcome": "processed", "since_upload_ms": int(taken)}:
             return taken / 1000
         case _:

@@ -98,7 +98,6 @@ class Steps:
                 self._steps.setdefault(step.urn, []).extend((*created, step))
                 if event.res_outputs_event.planning:
                     self._planned.add(step.urn)
-
         elif event.res_op_failed_event and event.res_op_failed_event.metadata.op.value in {
             "create",
             "create-replacement",

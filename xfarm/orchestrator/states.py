@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -23,8 +23,13 @@ def exports(stack: str) -> dict[str, Outputs | None]:
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    found = {project: scratch.exported(state) for project, state in states(stack).items()}
-    return {project: None if outputs is None else readable(outputs) for project, outputs in found.items()}
+    return outputs(states(stack))
+
+
+def outputs(found: Mapping[str, Json | None]) -> dict[str, Outputs | None]:
+    """Return the outputs in each project's state; None for a stack that is not deployed."""
+    exported = {project: scratch.exported(state) for project, state in found.items()}
+    return {project: None if values is None else readable(values) for project, values in exported.items()}
 
 
 def states(stack: str) -> dict[str, Json | None]:
