@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Iterator
+from functools import cache
 
+import botocore.session
 import pytest
+from botocore.loaders import create_loader
 from hypothesis import settings
 
 from tests.support.aws import Aws
@@ -12,6 +15,9 @@ from tests.support.aws import Aws
 settings.register_profile("tests", derandomize=True, database=None, deadline=None)
 settings.register_profile("stress", max_examples=1000, deadline=None)
 settings.load_profile("tests")
+
+# botocore's descriptions of AWS's services are read once, not in each of the many sessions of the tests.
+botocore.session.create_loader = cache(create_loader)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import gc
 import json
 import runpy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import yaml
@@ -119,8 +120,7 @@ def run(  # noqa: PLR0913 - most are optional
     """
     program = Program()
     mocked = _Mocks(program, upstream or {}, answers or Answers())
-    declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
-    values = {key: str(setting["default"]) for key, setting in declared.items()} | (settings or {})
+    values = _defaults(project) | (settings or {})
 
     def program_file() -> None:
         runpy.run_path("__main__.py")
@@ -139,6 +139,7 @@ def run(  # noqa: PLR0913 - most are optional
         set_all_config({f"{project}:{key}": value for key, value in values.items()})
         await run_in_stack(program_file)
 
+    gc.freeze()  # the collection at the end is of what comes from now on
     try:
         with contextlib.chdir(STACKS / project):
             asyncio.run(execute())
@@ -147,6 +148,12 @@ def run(  # noqa: PLR0913 - most are optional
         # The SDK leaves futures behind. If they are collected while pytest rewrites a module, they break its parser.
         gc.collect()
     return program
+
+
+@cache
+def _defaults(project: str) -> dict[str, str]:
+    declared = yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))["config"]
+    return {key: str(setting["default"]) for key, setting in declared.items()}
 
 
 STORAGE = {
