@@ -30,12 +30,20 @@ def is_missing(error: ClientError) -> bool:
     return error.response.get("Error", {}).get("Code") in _MISSING
 
 
-def explain(error: BaseException) -> str | None:
-    """Return a sentence for an error of boto3 or botocore, or None for any other error."""
+def explain(error: BaseException, stack: str | None = None) -> str | None:
+    """Return a sentence for an error of boto3 or botocore, or None for any other error.
+
+    Args:
+        error: The error.
+        stack: The name of the stacks to whose resources the request was about, or None if it was about others.
+    """
     if isinstance(error, ClientError):
         details = error.response.get("Error", {})
         message = without_credentials(details.get("Message") or "it gives no reason")
-        return f"AWS refused {error.operation_name}: {message} ({details.get('Code')})."
+        refused = f"AWS refused {error.operation_name}: {message} ({details.get('Code')})."
+        if stack and is_missing(error):
+            refused += f" If that was deleted by hand, 'xfarm deploy {stack} --refresh' creates it again."
+        return refused
     if isinstance(error, CredentialRetrievalError) and (
         answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
     ):

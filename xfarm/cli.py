@@ -74,7 +74,7 @@ class Program(click.Group):
         except Exception as error:
             from xfarm.aws_errors import explain
 
-            if message := explain(error):
+            if message := explain(error, ctx.obj):
                 raise UserError(message) from error
             raise
 
@@ -122,7 +122,10 @@ class Time(click.ParamType[datetime]):
             self.fail(
                 f"'{value}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago.", param, ctx
             )
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        if time > datetime.now(UTC):
+            self.fail(f"{value} is in the future.", param, ctx)
+        return time
 
 
 _since = click.option(
@@ -268,25 +271,21 @@ def check(stack: str) -> None:
 def send(paths: tuple[str, ...], timeout: float | None) -> None:
     """Upload files or folders, and follow each file to its result."""
     from xfarm.operations.send import send as send_files
-    from xfarm.orchestrator import targets
 
-    known = targets.known_stacks()
-    stack, *files = paths if paths[0] in known else (LOCAL, *paths)
-    if paths[0] not in known and files[1:] and re.fullmatch(r"[\w-]+", paths[0]) and not os.path.lexists(paths[0]):
-        raise UserError(f"'{paths[0]}' is neither a stack (only {', '.join(known)}), nor a file or folder.")
+    stack, files = _stack_and(paths, "file or folder")
     if not all(files) or not files:
         raise click.UsageError(f"name the files to send to '{stack}'; an empty name is not one.")
     send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
 
 
 @xfarm.command()
-@_stack
-@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, exists=True))
-def develop(stack: str, files: tuple[Path, ...]) -> None:
+@click.argument("paths", metavar="[STACK] [FILE]...", nargs=-1, shell_complete=_stacks)
+def develop(paths: tuple[str, ...]) -> None:
     """Deploy each change of the function's code, and process files."""
     from xfarm.operations.develop import develop as operation
 
-    operation(_deployed(stack), ROOT / "lambda_code", files or (ROOT / "examples",), _console())
+    stack, files = _stack_and(paths, "file or folder")
+    operation(_deployed(stack), ROOT / "lambda_code", tuple(map(Path, files)) or (ROOT / "examples",), _console())
 
 
 @xfarm.command()
@@ -295,12 +294,14 @@ def develop(stack: str, files: tuple[Path, ...]) -> None:
 def status(stack: str, *, as_json: bool) -> None:
     """Show what is deployed, and the messages in the queues."""
     from xfarm.operations import status as operation
-    from xfarm.operations.pipeline import deployed
+    from xfarm.operations.pipeline import NotDeployedError, deployed
     from xfarm.orchestrator.states import outputs
 
     found = _states(stack)
-    exported = outputs(found)
-    pipeline = deployed(stack, exported) if all(exported.values()) else None
+    try:
+        pipeline = deployed(stack, outputs(found))
+    except NotDeployedError as error:
+        pipeline = error
     operation.show(stack, operation.stack_states(found), pipeline, _console(), as_json=as_json)
 
 
@@ -350,22 +351,32 @@ def redrive(stack: str, *, discard: bool, yes: bool, rate: int | None, no_trial:
         operation(_deployed(stack), _console(), **choice, rate=rate, trial=not no_trial)
 
 
+_prefix = click.argument("words", metavar="[STACK] [PREFIX]", nargs=-1, shell_complete=_stacks)
+
+
+def _stack_and_prefix(words: tuple[str, ...]) -> tuple[str, str]:
+    """Return the stack and the prefix that were given, `local` and "" by default."""
+    stack, prefixes = _stack_and(words, "prefix such as inputs/2026/")
+    if prefixes[1:]:
+        raise click.UsageError("give one prefix.")
+    return stack, "".join(prefixes)
+
+
 @xfarm.command()
-@_stack
-@click.argument("prefix", default="")
+@_prefix
 @click.option("--thorough", is_flag=True, help="Ask each result what it is a result of; by default, compare times.")
 @_json
-def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
+def audit(words: tuple[str, ...], *, thorough: bool, as_json: bool) -> None:
     """Show which files have no result, and why. The exit code is 1 if any is lost."""
     from xfarm.operations import audit as operation
 
+    stack, prefix = _stack_and_prefix(words)
     complete = operation.audit(_deployed(stack), prefix, _console(stderr=as_json), thorough=thorough, as_json=as_json)
     sys.exit(0 if complete else 1)
 
 
 @xfarm.command()
-@_stack
-@click.argument("prefix", default="")
+@_prefix
 @click.option("--missing", is_flag=True, help="Only files that `audit` finds lost.")
 @_since
 @click.option(
@@ -381,13 +392,14 @@ def audit(stack: str, prefix: str, *, thorough: bool, as_json: bool) -> None:
     help="Files a second at most.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the files, and change nothing.")
-def reprocess(stack: str, since: datetime | None, **options: Any) -> None:  # noqa: ANN401 - passed on
+def reprocess(words: tuple[str, ...], since: datetime | None, **options: Any) -> None:  # noqa: ANN401 - passed on
     """Process files again that are in the bucket."""
     from xfarm.operations.reprocess import reprocess as operation
 
     if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
         raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
-    operation(_deployed(stack), _console(), since=since, **options)
+    stack, prefix = _stack_and_prefix(words)
+    operation(_deployed(stack), _console(), prefix=prefix, since=since, **options)
 
 
 @xfarm.command()
@@ -453,6 +465,24 @@ def emulator(action: str) -> None:
     sys.exit(0 if running or action == "stop" else 1)
 
 
+def _stack_and(words: tuple[str, ...], others: str) -> tuple[str, tuple[str, ...]]:
+    """Return the stack that the first word names, `local` if it names none, and the other words.
+
+    Raises:
+        UserError: The first word looks like a stack's name, but is not one, nor a file's.
+    """
+    from xfarm.orchestrator import targets
+
+    known = targets.known_stacks()
+    if not words:
+        return LOCAL, ()
+    if words[0] in known:
+        return words[0], words[1:]
+    if re.fullmatch(r"[\w-]+", words[0]) and not os.path.lexists(words[0]):
+        raise UserError(f"'{words[0]}' is neither a stack (only {', '.join(known)}), nor a {others}.")
+    return LOCAL, words
+
+
 def _end_like_ctrl_c() -> None:
     """Let a closed terminal and `kill` end this process like Ctrl-C, which makes received messages visible again."""
     for number in (signal.SIGHUP, signal.SIGTERM):
@@ -465,6 +495,7 @@ def _states(stack: str) -> dict[str, Any]:
     from xfarm.orchestrator.states import states
 
     targets.activate(stack, _notify)
+    click.get_current_context().find_root().obj = stack  # what AWS reports missing from now on is a part of it
     return states(stack)
 
 

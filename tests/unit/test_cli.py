@@ -16,8 +16,8 @@ from rich.table import Table
 
 from xfarm import cli
 from xfarm.errors import UserError
-from xfarm.operations import discard, pipeline, redrive, reproduce, send, status
-from xfarm.orchestrator import commands, targets
+from xfarm.operations import audit, discard, logs, pipeline, redrive, reproduce, send, status
+from xfarm.orchestrator import commands, states, targets
 from xfarm.paths import ROOT
 from xfarm.watch import server
 
@@ -59,18 +59,19 @@ def test_only_a_known_name_before_the_files_is_a_stack(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("local", "--timeout", "20", "FILE"), ("local", "FILE", "--timeout=20"), ("--timeout", "20", "FILE")]
+    "arguments",
+    [("local", "--timeout", "20", "a.csv"), ("local", "a.csv", "--timeout=20"), ("--timeout", "20", "a.csv")],
 )
 def test_options_may_be_anywhere(arguments: tuple[str, ...], sent: dict[str, Any]) -> None:
     assert run("send", *arguments).exit_code == 0
-    assert sent == {"stack": "local", "files": ["FILE"], "timeout": 20}
+    assert sent == {"stack": "local", "files": ["a.csv"], "timeout": 20}
 
 
 @pytest.mark.parametrize(("option", "timeout"), [((), None), (("--no-wait",), 0), (("--timeout", "0"), 0)])
 def test_files_are_followed_unless_the_user_says_otherwise(
     option: tuple[str, ...], timeout: float | None, sent: dict[str, Any]
 ) -> None:
-    assert run("send", "FILE", *option).exit_code == 0
+    assert run("send", "a.csv", *option).exit_code == 0
     assert sent["timeout"] == timeout
 
 
@@ -88,7 +89,7 @@ def test_a_name_that_is_neither_a_stack_nor_a_file_is_reported_as_both(sent: dic
 
 @pytest.mark.parametrize("timeout", ["nan", "-1", "soon"])
 def test_a_timeout_that_is_not_a_number_of_seconds_is_wrong_usage(timeout: str, sent: dict[str, Any]) -> None:
-    assert (run("send", "FILE", "--timeout", timeout).exit_code, sent) == (2, {})
+    assert (run("send", "a.csv", "--timeout", timeout).exit_code, sent) == (2, {})
 
 
 def test_nox_runs_a_command_in_the_folder_that_it_was_called_in(tmp_path: Path) -> None:
@@ -251,7 +252,8 @@ def test_outputs_are_shown_as_they_are_written(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in cli.xfarm.commands if name not in {"send", "env", "emulator", "new-stack"}]
+    "command",
+    sorted(cli.xfarm.commands.keys() - {"send", "develop", "audit", "reprocess", "env", "emulator", "new-stack"}),
 )
 def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
     result = run(command, "nowhere", *(["inputs/a"] if command == "reproduce" else []))
@@ -335,9 +337,9 @@ def test_the_shell_commands_of_env_set_the_environment() -> None:
 @pytest.mark.parametrize(
     ("text", "time"),
     [
-        ("2026-11-26", datetime(2026, 11, 26, tzinfo=UTC)),
-        ("2026-11-26T08:30:00Z", datetime(2026, 11, 26, 8, 30, tzinfo=UTC)),
-        ("2026-11-26T08:30:00.5+01:00", datetime(2026, 11, 26, 7, 30, 0, 500_000, tzinfo=UTC)),
+        ("2025-11-26", datetime(2025, 11, 26, tzinfo=UTC)),
+        ("2025-11-26T08:30:00Z", datetime(2025, 11, 26, 8, 30, tzinfo=UTC)),
+        ("2025-11-26T08:30:00.5+01:00", datetime(2025, 11, 26, 7, 30, 0, 500_000, tzinfo=UTC)),
     ],
 )
 def test_a_time_is_read_as_s3_writes_it(text: str, time: datetime) -> None:
@@ -358,6 +360,75 @@ def test_what_is_not_a_time_is_refused(text: str) -> None:
     result = CliRunner().invoke(cli.xfarm, ["reprocess", "local", f"--since={text}"])
     assert result.exit_code == 2
     assert f"'{text}' is not a time such as 2026-11-26, 2026-11-26T08:30:00Z, or 2h for 2 hours ago." in result.output
+
+
+def test_a_time_in_the_future_is_refused() -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    result = run("logs", "--since", tomorrow)
+    assert result.exit_code == 2
+    assert f"{tomorrow} is in the future." in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("audit", "prefix such as inputs/2026/"),
+        ("reprocess", "prefix such as inputs/2026/"),
+        ("develop", "file or folder"),
+        ("send", "file or folder"),
+    ],
+)
+def test_a_misspelled_stack_is_not_taken_for_what_follows_it(command: str, what: str) -> None:
+    result = run(command, "prod")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"error: 'prod' is neither a stack (only dev, local), nor a {what}.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "stack", "prefix"),
+    [
+        ([], "local", ""),
+        (["dev"], "dev", ""),
+        (["inputs/a"], "local", "inputs/a"),
+        (["dev", "inputs/a"], "dev", "inputs/a"),
+        (["s3://bucket/inputs/a"], "local", "s3://bucket/inputs/a"),
+    ],
+)
+def test_a_prefix_needs_no_stack_before_it(
+    words: list[str], stack: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(pipeline: object, prefix: str, _console: object, **_: object) -> bool:
+        called.append((pipeline, prefix))
+        return True
+
+    called: list[tuple[object, str]] = []
+    monkeypatch.setattr(cli, "_deployed", str)
+    monkeypatch.setattr(audit, "audit", record)
+    assert run("audit", *words).exit_code == 0
+    assert called == [(stack, prefix)]
+
+
+def test_more_than_one_prefix_is_wrong_usage() -> None:
+    result = run("reprocess", "dev", "inputs/a", "inputs/b")
+    assert (result.exit_code, "give one prefix." in result.output) == (2, True)
+
+
+def test_what_was_deleted_by_hand_is_said_with_the_command_that_creates_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = ClientError(
+        {"Error": {"Code": "ResourceNotFoundException", "Message": "no such log group"}}, "FilterLogEvents"
+    )
+    monkeypatch.setattr(targets, "activate", Mock())
+    monkeypatch.setattr(states, "states", Mock(return_value={}))
+    monkeypatch.setattr(pipeline, "deployed", Mock())
+    monkeypatch.setattr(logs, "show", Mock(side_effect=error))
+    assert run("logs", "dev").stderr == (
+        "error: AWS refused FilterLogEvents: no such log group (ResourceNotFoundException). If that was deleted by "
+        "hand, 'xfarm deploy dev --refresh' creates it again.\n"
+    )
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ AUTHORIZATION = (
 def test_no_message_about_an_error_of_botocore_or_aws_quotes_a_header(error: BotoCoreError | ClientError) -> None:
     with pytest.raises(UserError) as user_error, aws_account.aws_errors_as_user_errors():
         raise error
-    with pytest.raises(RefusedError) as refused, errors_as_responses():
+    with pytest.raises(RefusedError) as refused, errors_as_responses("dev"):
         raise error
     for message in (str(explain(error)), str(user_error.value), refused.value.message):
         assert_clean(message)

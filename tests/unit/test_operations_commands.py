@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, redrive, send, status
-from xfarm.operations.pipeline import Pipeline, deployed, number_of, printable
+from xfarm.operations.pipeline import Pipeline, deployed, key_of, number_of, printable
 from xfarm.paths import ROOT
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
@@ -55,6 +56,21 @@ def test_a_pipeline_consists_of_the_stacks_outputs() -> None:
 def test_the_error_names_the_stacks_that_are_not_deployed_and_the_command(absent: dict[str, Any] | None) -> None:
     with pytest.raises(UserError, match=r"no messaging and no compute: deploy it with 'xfarm deploy dev'"):
         deployed("dev", EXPORTS | {"messaging": absent, "compute": absent})
+
+
+def test_nothing_is_named_where_nothing_is_deployed() -> None:
+    with pytest.raises(UserError, match=r"^'dev' is not deployed: deploy it with 'xfarm deploy dev'\.$"):
+        deployed("dev", dict.fromkeys(EXPORTS))
+
+
+@pytest.mark.parametrize("text", ["inputs/ä b", "s3://bucket/inputs/ä b"])
+def test_a_key_may_be_given_as_the_url_that_commands_print(text: str) -> None:
+    assert key_of(PIPELINE, text) == "inputs/ä b"
+
+
+def test_a_url_of_another_bucket_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'s3://other/a' is not in the bucket of 'dev', which is s3://bucket/\."):
+        key_of(PIPELINE, "s3://other/a")
 
 
 def test_the_error_names_an_output_that_an_older_deployment_lacks() -> None:
@@ -223,11 +239,11 @@ def test_a_pipeline_that_is_partly_destroyed_has_a_status(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("boto3.client", client)
     text = io.StringIO()
-    stacks = {"storage": status.StackState(resources=5, updated=None)}
+    stacks = {"storage": status.StackState(resources=5, updated="2026-11-26T09:30:00.123456789+01:00")}
     status.show("dev", stacks, PIPELINE, Console(file=text, width=500), as_json=False)
-    assert "storage  5" in text.getvalue()
-    assert text.getvalue().splitlines()[-1] == "'dev' is not fully deployed: deploy it with 'xfarm deploy dev'."
-    with pytest.raises(UserError, match="'dev' is not fully deployed: deploy it with 'xfarm deploy dev'"):
+    assert re.search("storage +5 +2026-11-26 08:30:00 UTC\n", text.getvalue())
+    assert text.getvalue().splitlines()[-1].startswith("a part of 'dev' does not exist in AWS, because")
+    with pytest.raises(UserError, match=r"'xfarm drift dev' shows which, 'xfarm deploy dev --refresh' creates it"):
         status.health(PIPELINE)  # of the page
 
 

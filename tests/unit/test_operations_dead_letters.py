@@ -142,11 +142,14 @@ class Log:
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
         self.state = "Enabled"
+        self.deleted = False
 
     def get_paginator(self, _name: str) -> "Log":
         return self
 
     def paginate(self, **_: object) -> list[dict[str, Any]]:
+        if self.deleted:
+            raise ClientError({"Error": {"Code": "ResourceNotFoundException"}}, "FilterLogEvents")
         return [{"events": [{"timestamp": 0, "message": json.dumps(line)} for line in self.lines]}]
 
     def get_event_source_mapping(self, **_: object) -> dict[str, Any]:
@@ -259,6 +262,17 @@ def test_causes_are_listed_with_their_number_oldest_and_samples(sqs: FakeSqs, lo
         "6 in dead. All stay there; reading them counts as one receive each.",
         f"To put those of one cause back: xfarm redrive dev --cause {b}",
     ]
+
+
+def test_what_somebody_put_into_the_queue_is_no_file_that_failed(sqs: FakeSqs, log: Log, console: Console) -> None:
+    fill(sqs, log, a=1)
+    log.lines.clear()
+    sqs.put(DEAD, "hello")
+    dead_letters.show(PIPELINE, console, as_json=False)
+    lines = shown(console).splitlines()
+    other = next(number for number, line in enumerate(lines) if "somebody sent it to this queue" in line)
+    assert lines[other + 2] == "  not a message from S3 (message m1)"
+    assert [line.split(": ")[1] for line in lines if line.startswith("cause ")] == ["1 dead letter"] * 2
 
 
 def test_json_lists_every_dead_letter_with_its_error_and_cause(
@@ -524,6 +538,14 @@ def test_nothing_is_moved_if_the_function_is_not_fed(sqs: FakeSqs, log: Log, con
     assert len(sqs.bodies(DEAD)) == 11
 
 
+def test_nothing_is_moved_if_the_log_was_deleted(sqs: FakeSqs, log: Log, console: Console) -> None:
+    fill(sqs, log, a=11)
+    log.deleted = True
+    with pytest.raises(ClientError):
+        redrive.redrive(PIPELINE, console)
+    assert len(sqs.bodies(DEAD)) == 11
+
+
 @pytest.mark.parametrize(("number", "options"), [(10, {}), (30, {"trial": False}), (30, {"limit": 10})])
 def test_few_are_moved_at_once_and_so_are_many_if_asked(
     sqs: FakeSqs, log: Log, console: Console, number: int, options: dict[str, Any]
@@ -651,7 +673,7 @@ def test_binary_attributes_are_written_as_base64(sqs: FakeSqs, console: Console,
     discard.discard(PIPELINE, console, tmp_path, ask=False)
     (line,) = files(tmp_path)
     assert line["message_attributes"]["data"]["BinaryValue"] == "/w=="
-    assert line["error"] == dead_letters.NO_ERROR
+    assert line["error"] == dead_letters.NOT_FROM_S3
 
 
 def test_an_empty_queue_is_no_error(sqs: FakeSqs, console: Console, tmp_path: Path) -> None:

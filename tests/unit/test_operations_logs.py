@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.unit.test_operations_commands import JSON, PIPELINE
-from xfarm.errors import UserError
 from xfarm.operations import logs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -33,7 +32,6 @@ class CloudWatch:
         self.events: list[dict[str, Any]] = []
         self.later: list[list[dict[str, Any]]] = []
         self.starts: list[int] = []
-        self.missing = False
 
     def add(self, *messages: str) -> None:
         self.events += [self.event(NOW_MS + number, message) for number, message in enumerate(messages)]
@@ -44,9 +42,6 @@ class CloudWatch:
 
     def answer(self, params: dict[str, Any], **_: object) -> tuple[AWSResponse, dict[str, Any]]:
         request = json.loads(params["body"])
-        if self.missing:
-            error = {"Code": "ResourceNotFoundException", "Message": "The specified log group does not exist."}
-            return AWSResponse("", 400, HTTPHeaders(), None), {"Error": error, "ResponseMetadata": {}}
         first = int(request.get("nextToken", 0))
         if not first:
             self.starts.append(request["startTime"])
@@ -264,12 +259,11 @@ def test_an_empty_log_is_explained(cloudwatch: CloudWatch, capsys: pytest.Captur
     assert cloudwatch.starts == [NOW_MS, NOW_MS]
 
 
-def test_a_missing_log_group_is_explained(cloudwatch: CloudWatch) -> None:
-    cloudwatch.missing = True
-    with pytest.raises(
-        UserError, match=r"the log group 'logs' does not exist, .* 'xfarm deploy dev --refresh' creates"
-    ):
-        shown()
+def test_where_a_key_lacks_the_prefix_of_all_files_that_is_said(cloudwatch: CloudWatch) -> None:
+    assert "No lines about 'a.csv', which does not begin with 'inputs/' like the keys of files, since" in shown(
+        key="a.csv"
+    )
+    assert len(cloudwatch.starts) == 1
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ def test_causes_are_shown_as_plain_text(monkeypatch: pytest.MonkeyPatch) -> None
     assert lines[start + 1 : start + 3] == [r"1,290 with RuntimeError: [red]row #\x1b[2J", "10 with KeyError: 'a'"]
 
 
+def test_a_long_error_is_cut_so_that_the_table_is_not_padded_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(monkeypatch, replace(HEALTH, causes={"x" * 5000: 1}))
+    assert max(map(len, lines)) < 400
+
+
 def test_json_has_the_causes_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(status, "health", Mock(return_value=HEALTH))
     show("dev", {}, PIPELINE, Console(), as_json=True)

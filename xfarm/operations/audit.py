@@ -21,7 +21,7 @@ from rich.progress import Progress, TextColumn
 from lambda_code.result_keys import key_digest, result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import peek
-from xfarm.operations.pipeline import counts, number_of, print_plain, printable
+from xfarm.operations.pipeline import counts, key_of, number_of, print_plain, printable
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -169,7 +169,7 @@ def require_input(pipeline: Pipeline, prefix: str) -> str:
     Raises:
         UserError: The prefix is not in the input folder.
     """
-    prefix = prefix or pipeline.input_prefix
+    prefix = key_of(pipeline, prefix) or pipeline.input_prefix
     if not prefix.startswith(pipeline.input_prefix):
         raise UserError(
             f"'{printable(prefix)}' is not in '{pipeline.input_prefix}', the folder of the files: add that."

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 import boto3
 
 from xfarm.errors import UserError
-from xfarm.operations.pipeline import counts, number_of, printable
+from xfarm.operations.pipeline import counts, key_of, number_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,6 +69,9 @@ NO_ERROR: Final = (
     "no error logged: the function ran out of memory (compute:memorySize) or crashed while it processed the file, or "
     "was never called with it (throttled); see its log"
 )
+
+
+NOT_FROM_S3: Final = "not a message from S3, and the function was not called with it: somebody sent it to this queue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,12 +329,14 @@ def read_log(line: str) -> Failure | None:
 
 
 def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]:
-    """Return the last error of each message by its id, or `NO_ERROR` if the function logged none."""
+    """Return the last error of each message by its id, or `NO_ERROR` or `NOT_FROM_S3` if the function logged none."""
     if not letters:
         return {}
     logged = failures(pipeline, min(letter.sent for letter in letters))
     errors = {failure.message_id: failure.error for failure in logged}
-    return {letter.message_id: errors.get(letter.message_id, NO_ERROR) for letter in letters}
+    return {
+        letter.message_id: errors.get(letter.message_id, NO_ERROR if letter.key else NOT_FROM_S3) for letter in letters
+    }
 
 
 def causes(letters: Iterable[DeadLetter], errors: dict[str, str]) -> list[Cause]:
@@ -389,7 +394,7 @@ def choose(
             raise UserError(f"{cause} is the number of several causes now: give that of one, {numbers}.")
     chosen = sorted((letter for each in found for letter in each.letters), key=lambda letter: letter.sent)
     if key is not None:
-        key = key.removeprefix(f"s3://{pipeline.bucket_name}/")
+        key = key_of(pipeline, key)
         chosen = [letter for letter in chosen if letter.key == key]
     if not chosen:
         what = " and ".join(

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore.config import Config
 
-from xfarm.errors import UserError
 from xfarm.operations.dead_letters import log_facts, read_log
-from xfarm.operations.pipeline import printable
+from xfarm.operations.pipeline import key_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -87,7 +86,6 @@ def lines(pipeline: Pipeline, since: datetime, *, pattern: str = "", follow: boo
         follow: Whether to go on with new lines. They come as they arrive, so their times may be out of order.
 
     Raises:
-        UserError: There is no log.
         BrokenPipeError: Nobody reads the output any more.
     """
     logs = boto3.client("logs", config=Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
@@ -98,20 +96,14 @@ def lines(pipeline: Pipeline, since: datetime, *, pattern: str = "", follow: boo
         pages = logs.get_paginator("filter_log_events").paginate(
             logGroupName=pipeline.log_group_name, startTime=start, filterPattern=pattern
         )
-        try:
-            for page in pages:
-                for event in page["events"]:
-                    identity, time = event.get("eventId") or str(event), event.get("timestamp", 0)
-                    if identity not in seen:
-                        seen[identity] = time
-                        newest = max(newest, time)
-                        yield read(event)
-                seen = {identity: time for identity, time in seen.items() if time >= newest - overlap}
-        except logs.exceptions.ResourceNotFoundException as error:
-            raise UserError(
-                f"the log group '{pipeline.log_group_name}' does not exist, and what is logged meanwhile is lost: "
-                f"'xfarm deploy {pipeline.stack} --refresh' creates it again."
-            ) from error
+        for page in pages:
+            for event in page["events"]:
+                identity, time = event.get("eventId") or str(event), event.get("timestamp", 0)
+                if identity not in seen:
+                    seen[identity] = time
+                    newest = max(newest, time)
+                    yield read(event)
+            seen = {identity: time for identity, time in seen.items() if time >= newest - overlap}
         if not follow:
             return
         start = max(start, newest - overlap)  # by CloudWatch's time, as this machine's clock may be wrong
@@ -156,7 +148,7 @@ def show(  # noqa: PLR0913 - each is an option of the command line
     Args:
         pipeline: The pipeline.
         console: Where to show it.
-        key: The key of the only file to show, or None.
+        key: The key or the URL of the only file to show, or None.
         errors: Whether to show failures only.
         since: The time of the first line; by default, an hour ago.
         follow: Whether to go on with new lines until Ctrl-C.
@@ -164,8 +156,9 @@ def show(  # noqa: PLR0913 - each is an option of the command line
             `message`.
 
     Raises:
-        UserError: There is no log.
+        UserError: The URL is one of another bucket.
     """
+    key = None if key is None else key_of(pipeline, key)
     since = since or datetime.now(UTC) - BACK
     pattern = "" if key is None else field_pattern("key", key)
     attempts = _attempts(pipeline)
@@ -193,6 +186,8 @@ def show(  # noqa: PLR0913 - each is an option of the command line
                 console.print(f"{_time(line.time)} {printable(text)}", style=style, markup=False, highlight=False)
     if not found and not as_json and not follow:
         about = "" if key is None else f" about '{printable(key)}'"
+        if key is not None and not key.startswith(pipeline.input_prefix):
+            about += f", which does not begin with '{pipeline.input_prefix}' like the keys of files,"
         failures = " of failures" if errors else ""
         console.print(
             f"No lines{failures}{about} since {_time(since)}. --since goes further back, as far as the log is kept "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.console import Console
+
+LONGEST: Final = 300
+"""The number of characters of a name or an error that a message or a table shows."""
 
 Exports = dict[str, dict[str, Any] | None]
 """The outputs of each project's stack, see `orchestrator.states.outputs`."""
@@ -53,11 +56,22 @@ class Pipeline:
 
 
 class NotDeployedError(UserError):
-    """A pipeline of which a part does not exist."""
+    """A pipeline of which a part does not exist, according to Pulumi's state."""
 
     def __init__(self, stack: str, parts: Iterable[str] = ()) -> None:
-        lacks = f", it has no {' and no '.join(parts)}" if parts else ""
-        super().__init__(f"'{stack}' is not fully deployed{lacks}: deploy it with 'xfarm deploy {stack}'.")
+        state = f"is not fully deployed, it has no {' and no '.join(parts)}" if parts else "is not deployed"
+        super().__init__(f"'{stack}' {state}: deploy it with 'xfarm deploy {stack}'.")
+
+
+class DeletedError(NotDeployedError):
+    """A pipeline of which a part does not exist in AWS, though it does according to Pulumi's state."""
+
+    def __init__(self, stack: str) -> None:
+        UserError.__init__(
+            self,
+            f"a part of '{stack}' does not exist in AWS, because it was deleted by hand or a destruction was "
+            f"interrupted: 'xfarm drift {stack}' shows which, 'xfarm deploy {stack} --refresh' creates it again.",
+        )
 
 
 def deployed(stack: str, exports: Exports) -> Pipeline:
@@ -72,7 +86,7 @@ def deployed(stack: str, exports: Exports) -> Pipeline:
     found = {field.name: outputs[field.name] for field in fields(Pipeline) if field.name in outputs}
     if missing := [field.name for field in fields(Pipeline) if field.default is MISSING and field.name not in found]:
         absent = [project for project, values in exports.items() if not values]
-        raise NotDeployedError(stack, absent or missing)
+        raise NotDeployedError(stack, (absent or missing) if any(exports.values()) else ())
     return Pipeline(**found)
 
 
@@ -101,6 +115,20 @@ def counts(queue_url: str) -> Counts:
     )
 
 
+def key_of(pipeline: Pipeline, text: str) -> str:
+    """Return a key, or a prefix of keys, that may be given as a URL, as commands print it.
+
+    Raises:
+        UserError: It is a URL of another bucket.
+    """
+    key = text.removeprefix(f"s3://{pipeline.bucket_name}/")
+    if key.startswith("s3://"):
+        raise UserError(
+            f"'{printable(text)}' is not in the bucket of '{pipeline.stack}', which is s3://{pipeline.bucket_name}/."
+        )
+    return key
+
+
 def number_of(count: int, noun: str) -> str:
     """Return a number with a noun, which is in the plural unless the number is 1."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -109,6 +137,12 @@ def number_of(count: int, noun: str) -> str:
 def print_plain(console: Console, text: str) -> None:
     """Print a line that may contain text of others, such as keys and errors: nothing in it is markup or an escape."""
     console.print(printable(text), markup=False, highlight=False)
+
+
+def shortened(text: str) -> str:
+    """Return `text` for a line of a message or a table: printable, and of `LONGEST` characters at most."""
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def printable(text: str) -> str:

@@ -329,7 +329,9 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
             "Enable it, or move the messages without a trial (--no-trial)."
         )
     since = parsedate_to_datetime(mapping["ResponseMetadata"]["HTTPHeaders"]["date"])  # by AWS's clock
-    patience_s = one_retry(pipeline)  # first, as it fails if the function was deleted
+    # First, as these fail if the function or its log was deleted.
+    patience_s = one_retry(pipeline)
+    outcomes(pipeline, "", since)
     sent: dict[str, str] = {}
 
     def send(messages: list[MessageTypeDef]) -> None:

@@ -106,8 +106,8 @@ def _listed(pipeline: Pipeline, source: Path, prefix: str) -> Iterator[str]:
         keys = [str(each["key"]) for each in json.loads(text)["without_result"]]
     except (ValueError, LookupError, TypeError):
         keys = [line.removesuffix("\r") for line in text.split("\n")]
-    for key in dict.fromkeys(filter(None, keys)):
-        if audit.require_input(pipeline, key).startswith(prefix):
+    for each in dict.fromkeys(filter(None, keys)):
+        if (key := audit.require_input(pipeline, each)).startswith(prefix):
             yield key
 
 

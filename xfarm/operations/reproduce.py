@@ -21,6 +21,7 @@ from urllib.parse import quote_plus
 import boto3
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from rich import filesize
 from rich.table import Table
@@ -29,7 +30,7 @@ from rich.text import Text
 from lambda_code.s3_events import ObjectCreated, parse
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, logs, reprocess
-from xfarm.operations.pipeline import print_plain, printable
+from xfarm.operations.pipeline import key_of, print_plain, printable
 from xfarm.operations.send import find, head, places
 from xfarm.paths import ROOT
 
@@ -93,11 +94,12 @@ def find_case(pipeline: Pipeline, what: str) -> Case:
 
     Args:
         pipeline: The pipeline.
-        what: The key of a file, the path of a local file, or the id of a message or its beginning.
+        what: The key or the URL of a file, the path of a local file, or the id of a message or its beginning.
 
     Raises:
         UserError: It is none of these, or what it names does not exist.
     """
+    what = key_of(pipeline, what)
     if what.startswith(pipeline.input_prefix):
         return Case(body=_body(pipeline, what))
     if Path(what).is_file():
@@ -278,7 +280,7 @@ def reproduce(pipeline: Pipeline, what: str, console: Console, *, debug: bool = 
 
     Args:
         pipeline: The pipeline.
-        what: The key of a file, the path of a local file, or the id of a message or its beginning.
+        what: The key or the URL of a file, the path of a local file, or the id of a message or its beginning.
         console: Shows what happens.
         debug: Whether to start pdb where an error is raised.
 
@@ -306,7 +308,8 @@ def reproduce(pipeline: Pipeline, what: str, console: Console, *, debug: bool = 
     problems = [
         problem
         for attempt in run(case, settings.get("Variables", {}), debug=debug)
-        if (problem := _show(pipeline, attempt, console))
+        for problem in (_show(pipeline, attempt, console), _overtime(attempt, function["Timeout"]))
+        if problem
     ]
     if problems:
         raise UserError(" ".join(problems))
@@ -330,6 +333,17 @@ def _show(pipeline: Pipeline, attempt: Attempt, console: Console) -> str:
         case outcome:
             print_plain(console, f"The function has no work to do ({outcome}).")
     return ""
+
+
+def _overtime(attempt: Attempt, timeout_s: int) -> str:
+    """Return the sentence that says that an attempt took longer than it may in Lambda, or ""."""
+    taken_s = attempt.facts["duration_ms"] / 1000
+    if taken_s < timeout_s:
+        return ""
+    return (
+        f"it took {taken_s:.3g} s here, and Lambda ends an attempt before {timeout_s} s: raise "
+        "messaging:consumerTimeoutSeconds or compute:memorySize."
+    )
 
 
 def _compare(document: dict[str, Any], stored: dict[str, Any] | None, console: Console) -> None:
@@ -359,7 +373,7 @@ def _logged(pipeline: Pipeline, facts: dict[str, Any]) -> str:
     if not uploaded:
         return ""
     last = ""
-    with suppress(UserError):  # there is no log; what is to be shown is the failure
+    with suppress(ClientError):  # there is no log; what is to be shown is the failure
         for line in logs.lines(pipeline, uploaded["LastModified"], pattern=logs.field_pattern("key", str(key))):
             if line.failed and line.facts.get("key") == key:
                 last = str(line.facts.get("error"))

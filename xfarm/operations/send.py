@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, number_of, print_plain, printable
+from xfarm.operations.pipeline import counts, number_of, print_plain, shortened
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ LONGEST_PAUSE_S: Final = 2.0
 
 THREADS: Final = 8
 """The number of files that are uploaded, or looked for, at the same time."""
-
-LONGEST_NAME: Final = 300
-"""The number of characters of a file's name that an error message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +114,7 @@ def _os_errors_as_user_errors() -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        raise UserError(f"'{_shown(error.filename)}' can't be read: {error.strerror}.") from error
-
-
-def _shown(name: object) -> str:
-    text = printable(str(name))
-    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
+        raise UserError(f"'{shortened(str(error.filename))}' can't be read: {error.strerror}.") from error
 
 
 @_os_errors_as_user_errors()
@@ -142,7 +134,7 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
         elif path.is_file():
             found = {Path(path.name): path}
         else:
-            raise UserError(f"there is no file or folder '{_shown(path)}'.")
+            raise UserError(f"there is no file or folder '{shortened(str(path))}'.")
         for relative, file in found.items():
             try:
                 name = os.fsencode(relative).decode()  # the locale's encoding may be another one

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from xfarm.aws_errors import is_missing
 from xfarm.operations.dead_letters import failures, generalized, log_facts, log_lines
-from xfarm.operations.pipeline import Counts, NotDeployedError, counts, number_of, printable
+from xfarm.operations.pipeline import Counts, DeletedError, NotDeployedError, Pipeline, counts, number_of, shortened
 from xfarm.orchestrator import scratch
 from xfarm.orchestrator.states import managed
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from xfarm.operations.dead_letters import Failure
-    from xfarm.operations.pipeline import Pipeline
 
 PERIOD: Final = timedelta(hours=1)
 """The period in which errors are counted, up to now."""
@@ -139,14 +138,14 @@ def health(pipeline: Pipeline) -> Health:
     """Return the health of a pipeline, without receiving any of its messages.
 
     Raises:
-        NotDeployedError: A part of it does not exist, as after an interrupted destruction.
+        DeletedError: A part of it does not exist.
     """
     try:
         return _health(pipeline)
     except ClientError as error:
         if not is_missing(error):
             raise
-        raise NotDeployedError(pipeline.stack) from error
+        raise DeletedError(pipeline.stack) from error
 
 
 def _health(pipeline: Pipeline) -> Health:
@@ -258,41 +257,52 @@ def _sum(series: Series) -> int | None:
 
 
 def show(
-    stack: str, stacks: dict[str, StackState], pipeline: Pipeline | None, console: Console, *, as_json: bool
+    stack: str,
+    stacks: dict[str, StackState],
+    pipeline: Pipeline | NotDeployedError,
+    console: Console,
+    *,
+    as_json: bool,
 ) -> None:
     """Show what is deployed, and its health if all stacks are.
 
     Args:
         stack: The name of the stacks.
         stacks: The state of each project's stack.
-        pipeline: The pipeline, if all stacks are deployed.
+        pipeline: The pipeline, or the error that says why there is none.
         console: The console to print to.
         as_json: Whether to print JSON instead.
     """
+    state: Health | NotDeployedError
     try:
-        state = health(pipeline) if pipeline else None
-    except NotDeployedError:
-        state = None
+        state = pipeline if isinstance(pipeline, NotDeployedError) else health(pipeline)
+    except NotDeployedError as error:
+        state = error
     if as_json:
         answer = {
             "stack": stack,
             "stacks": {project: asdict(each) for project, each in stacks.items()},
-            "health": asdict(state) if state else None,
+            "health": asdict(state) if isinstance(state, Health) else None,
         }
         print(json.dumps(answer, indent=2))
         return
     console.print(_stacks_table(stacks))
-    if pipeline and state:
+    if isinstance(state, Health) and isinstance(pipeline, Pipeline):
         console.print()
         console.print(_health_table(pipeline, state))
     else:
-        console.print(f"'{stack}' is not fully deployed: deploy it with 'xfarm deploy {stack}'.")
+        console.print(str(state), highlight=False)
 
 
 def _stacks_table(stacks: dict[str, StackState]) -> Table:
     table = Table("stack", "resources", "last update", box=None, pad_edge=False, header_style="bold")
     for project, each in stacks.items():
-        table.add_row(project, str(each.resources) if each.resources else "not deployed", each.updated or "")
+        updated = datetime.fromisoformat(each.updated).astimezone(UTC) if each.updated else None
+        table.add_row(
+            project,
+            str(each.resources) if each.resources else "not deployed",
+            f"{updated:%Y-%m-%d %H:%M:%S} UTC" if updated else "",
+        )
     return table
 
 
@@ -307,7 +317,7 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         "  results": in_words(state.times),
         "  failed attempts": "\n".join(
             [f"{state.failed_attempts:,} in the last hour"]
-            + [f"{number:,} with {printable(error)}" for error, number in state.causes.items()]
+            + [f"{number:,} with {shortened(error)}" for error, number in state.causes.items()]
         ),
         "  errors": f"{unknown(state.errors)} in the last hour",
         "  throttles": f"{unknown(state.throttles)} in the last hour",

@@ -149,7 +149,9 @@ class Handler(RequestHandler):
             raise RefusedError(403, "the Host header names another server.")
         reading = self.request.method in {"GET", "HEAD"}
         origin = f"http://{self.request.host}"
-        if self.request.headers.get("Origin", origin if reading else None) != origin:
+        if not reading and "Origin" not in self.request.headers:
+            raise RefusedError(403, f"the request has no Origin header, which would be {origin}.")
+        if self.request.headers.get("Origin", origin) != origin:
             raise RefusedError(403, "the request comes from another site's page.")
         if reading:
             return
@@ -177,14 +179,14 @@ class Handler(RequestHandler):
 
 
 @contextlib.contextmanager
-def errors_as_responses() -> Iterator[None]:
-    """Turn errors that the user can fix, and errors of AWS, into error responses."""
+def errors_as_responses(stack: str) -> Iterator[None]:
+    """Turn errors that the user can fix, and errors of AWS about the pipeline of `stack`, into error responses."""
     try:
         yield
     except UserError as error:
         raise RefusedError(409, str(error)) from error
     except (ClientError, BotoCoreError, Boto3Error) as error:
-        raise RefusedError(502, explain(error) or "") from error
+        raise RefusedError(502, explain(error, stack) or "") from error
 
 
 class NotFound(Handler):
@@ -221,7 +223,7 @@ class State(Handler):
 
     async def get(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
         """Send the state as JSON."""
-        with errors_as_responses():
+        with errors_as_responses(self.view.pipeline.stack):
             self.write(await asyncio.to_thread(self.view.state))
 
 
@@ -235,7 +237,7 @@ class Causes(Handler):
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
         """Send the causes as JSON."""
-        with errors_as_responses():
+        with errors_as_responses(self.view.pipeline.stack):
             self.write(await asyncio.to_thread(self.view.causes))
 
 
@@ -257,7 +259,7 @@ class Files(Handler):
         """Upload the body to the bucket, under the name in the argument `name`."""
         name = self.get_query_argument("name")
         self._body.flush()
-        with errors_as_responses():
+        with errors_as_responses(self.view.pipeline.stack):
             await asyncio.to_thread(self.view.send, name, Path(self._body.name))
         self.write({})
 
@@ -274,7 +276,7 @@ class Redrive(Handler):
 
     async def post(self) -> None:  # pyrefly: ignore[bad-override-mutable-attribute]
         """Start to redrive the dead letters that the arguments `cause` and `limit` choose."""
-        with errors_as_responses():
+        with errors_as_responses(self.view.pipeline.stack):
             self.view.redrive(
                 cause=self.get_query_argument("cause", "") or None,
                 limit=self._number("limit", MOST),

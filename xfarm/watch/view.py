@@ -194,7 +194,7 @@ class PipelineView:
             try:
                 redrive(self.pipeline, Console(file=run.output, soft_wrap=True), **choice, on_step=follow)
             except (UserError, ClientError, BotoCoreError, Boto3Error) as error:
-                run.error = explain(error) or str(error)
+                run.error = explain(error, self.pipeline.stack) or str(error)
             finally:  # a file that was not moved is found in the dead-letter queue again
                 for file in self._files.copy().values():
                     if file.state == "dead":

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,20 @@ def test_a_failure_recurs_with_the_same_error(driver: Driver, monkeypatch: pytes
 
     monkeypatch.setattr(process, "process", as_shipped)  # fixed
     assert shown(driver, letter.message_id).endswith("There is no stored result. Nothing was written.\n")
+
+
+def test_what_takes_longer_than_lambda_allows_has_not_succeeded(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
+        now = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 61)
+        return as_shipped(source, body)
+
+    key = stored(driver, "slow.csv")
+    monkeypatch.setattr(process, "process", slow)
+    with pytest.raises(UserError, match=r"it took 61(\.\d+)? s here, and Lambda ends an attempt before 60 s: raise"):
+        shown(driver, f"s3://{driver.pipeline.bucket_name}/{key}")
 
 
 def test_a_failure_is_shown_without_a_log(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
