@@ -98,7 +98,9 @@ class Stacks:
     def deployed(self) -> Deployed:
         """Implement `Deployer`; the first resources of a stack wait for the last ones of the stacks that it reads."""
         graph = dependencies()
-        resources = {project: self._checkout.resources(project) for project in graph}
+        resources = {  # one that was taken over has no time of creation
+            project: [each for each in self._checkout.resources(project) if "created" in each] for project in graph
+        }
         finished = {
             _name(each["urn"]): datetime.fromisoformat(each["created"]).timestamp()
             for stack in resources.values()
