@@ -1,6 +1,5 @@
 """Fixtures for all tests."""
 
-import threading
 from collections.abc import Iterator
 from functools import cache
 
@@ -10,6 +9,7 @@ from botocore.loaders import create_loader
 from hypothesis import settings
 
 from tests.support.aws import Aws
+from tests.support.http_server import serving
 
 # The same examples in each run; `nox -s stress` tries others and more.
 settings.register_profile("tests", derandomize=True, database=None, deadline=None)
@@ -22,7 +22,5 @@ botocore.session.create_loader = cache(create_loader)
 
 @pytest.fixture
 def aws() -> Iterator[Aws]:
-    with Aws() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Aws()) as server:
         yield server
-        server.shutdown()

@@ -23,7 +23,8 @@ from botocore.exceptions import ClientError
 
 from tests.support.checkout import Checkout, free_port
 from tests.support.faulty_aws import FaultyAws
-from tests.support.github import REPOSITORY, TOKEN, GitHub, Runner, pull_request, python_path, serving
+from tests.support.github import REPOSITORY, TOKEN, GitHub, Runner, pull_request, python_path
+from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator.graph import dependencies
@@ -108,8 +109,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GATEWAY_PORT", str(checkout.port))
         tools = prepare(checkout.root, print)
-    with FaultyAws(checkout.port) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with serving(FaultyAws(checkout.port)) as proxy:
         proxy.role_s = ROLE_S
         account = Account(
             checkout, proxy, access_key(checkout), {name: tools[name] for name in ("PATH", "PULUMI_HOME")}
@@ -119,7 +119,6 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
             account.xfarm("deploy", "dev", "--yes")
             yield account
         finally:
-            proxy.shutdown()
             emulator.stop()
 
 
@@ -177,7 +176,7 @@ def test_watch_outlasts_its_credentials(account: Account) -> None:
 
 @pytest.fixture(scope="module")
 def github() -> Iterator[GitHub]:
-    with serving() as github:
+    with serving(GitHub()) as github:
         yield github
 
 

@@ -17,6 +17,7 @@ from tests.support import github, small_stacks, stress
 from tests.support.checkout import Checkout
 from tests.support.faulty_aws import SERVICES, FaultyAws
 from tests.support.github import TOKEN, GitHub
+from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.local_environment import prepare
@@ -106,10 +107,8 @@ class Account:
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     checkout = small_stacks.install(Checkout(tmp_path_factory.mktemp("cancelled")))
     checkout.emulator.start()
-    with FaultyAws(checkout.port) as proxy, github.serving() as api:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with serving(FaultyAws(checkout.port)) as proxy, serving(github.GitHub()) as api:
         yield Account(checkout, proxy, api)
-        proxy.shutdown()
     checkout.emulator.stop()
 
 

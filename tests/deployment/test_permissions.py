@@ -15,7 +15,8 @@ import yaml
 
 from tests.support import docs, roles, stress
 from tests.support.checkout import Checkout, free_port
-from tests.support.faulty_aws import FaultyAws, serving
+from tests.support.faulty_aws import FaultyAws
+from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies

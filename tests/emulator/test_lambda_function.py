@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import permutations
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 from uuid import uuid4
@@ -36,6 +36,7 @@ from process import Result, Source
 from process import process as as_shipped
 from urllib3.exceptions import ReadTimeoutError
 
+from tests.support.http_server import serving
 from xfarm.emulator.server import REGION, Emulator
 
 if TYPE_CHECKING:
@@ -983,10 +984,8 @@ print(peak_kib() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", BLOCKS)
 def test_memory_does_not_grow_with_the_object(name: str) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Store)) as server:
         result = fresh(MEASURE.replace("NAME", name), AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
     assert result.returncode == 0, result.stdout + result.stderr
     log, grown_kib = result.stdout.splitlines()
     assert json.loads(log)["size"] == SIZE

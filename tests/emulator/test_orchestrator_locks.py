@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import account, github
 from tests.support.github import REPOSITORY, TOKEN, GitHub
+from tests.support.http_server import serving
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
 from xfarm.orchestrator.locks import claim
@@ -44,7 +45,7 @@ def s3(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def api() -> Iterator[GitHub]:
-    with github.serving() as api:
+    with serving(github.GitHub()) as api:
         yield api
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.checkout import Checkout
+from tests.support.http_server import serving
 
 SERVICES = ("cloudwatch", "iam", "lambda", "logs", "s3", "sns", "sqs", "sts")
 
@@ -216,15 +217,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content.encode())
-
-
-@contextmanager
-def serving(proxy: FaultyAws) -> Iterator[FaultyAws]:
-    """Let a proxy answer requests in a thread."""
-    with proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield proxy
-        proxy.shutdown()
 
 
 @contextmanager

@@ -6,9 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,15 +121,6 @@ class _Api(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the base class
         """Log nothing."""
-
-
-@contextmanager
-def serving() -> Iterator[GitHub]:
-    """Serve the API for the duration of a block."""
-    with GitHub() as github:
-        threading.Thread(target=github.serve_forever, daemon=True).start()
-        yield github
-        github.shutdown()
 
 
 def evaluate(expression: str, context: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any value of an expression

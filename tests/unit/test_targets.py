@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.support.account import KEYS, REGION_SETTING, SECRET, xfarm
+from tests.support.account import KEYS, REGION_SETTING, SECRET
+from tests.support.account import xfarm_in_this_process as xfarm
 from tests.support.aws import Aws
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION

@@ -36,6 +36,13 @@ def install_go(folder: Path, work: str, version: str = "1.99.0") -> None:
     go.chmod(0o755)
 
 
+@pytest.mark.parametrize("value", ["", "cache", "./cache"])
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert build.cache_folder().is_absolute()
+    assert build.cache_folder().is_relative_to(Path.home())
+
+
 def test_a_program_is_built_once(folder: Path) -> None:
     install_go(folder, 'echo made > "$2"')
     messages: list[str] = []

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.github import BOT, PAGE, TOKEN, GitHub, serving
+from tests.support.github import BOT, PAGE, TOKEN, GitHub
+from tests.support.http_server import serving
 from tools import report
 from xfarm.paths import ROOT
 
@@ -17,7 +18,7 @@ MARKER = "<!-- xfarm-pipeline: plan of dev -->"
 @pytest.fixture
 def github(tmp_path: Path) -> Iterator[GitHub]:
     """Serve GitHub's API; the output of `xfarm` is in the current folder."""
-    with serving() as github, pytest.MonkeyPatch.context() as patch:
+    with serving(GitHub()) as github, pytest.MonkeyPatch.context() as patch:
         for name, value in github.environment.items():
             patch.setenv(name, value)
         patch.chdir(tmp_path)

@@ -82,9 +82,14 @@ BRIDGE: Final = Program(
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder, which all checkouts share."""
-    if configured := os.environ.get("XDG_CACHE_HOME"):
-        return Path(configured) / "xfarm-pipeline"
+    """Return the user's cache folder, which all checkouts share.
+
+    A relative path in XDG_CACHE_HOME is ignored ("XDG Base Directory Specification"): it would be another folder in
+    each folder.
+    """
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if configured.is_absolute():
+        return configured / "xfarm-pipeline"
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "xfarm-pipeline"
 
 

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from tests.support.emulated_pipeline import declared
+from tests.support.http_server import serving
 from xfarm.emulator.server import REGION
 from xfarm.paths import ROOT
 
@@ -95,8 +95,7 @@ def handle(size: int, *, piece: bytes = PIECE, name: str = "large.bin") -> Handl
         "s3": {"bucket": {"name": "bucket"}, "object": described},
     }
     event = {"Records": [{"messageId": "message", "body": json.dumps({"Records": [record]})}]}
-    with Store(size, piece) as store:
-        Thread(target=store.serve_forever, daemon=True).start()
+    with serving(Store(size, piece)) as store:
         ran = subprocess.run(
             [sys.executable, "-c", HANDLE],
             input=json.dumps(event),
@@ -112,7 +111,6 @@ def handle(size: int, *, piece: bytes = PIECE, name: str = "large.bin") -> Handl
             text=True,
             check=False,
         )
-        store.shutdown()
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (stored,) = store.stored
     return Handled(**json.loads(ran.stdout.splitlines()[-1]), result=json.loads(stored))
