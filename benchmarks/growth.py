@@ -2,7 +2,9 @@
 
 Each number of objects goes through its own pipeline, created by boto3, on an emulator. The time is that from the first
 upload to S3's `LastModified` of the last result. The emulator shares the CPUs with the function and the uploads, and
-searches the whole queue for each batch, so the limits of Lambda and SQS are not measured.
+searches the whole queue for each batch, so the limits of Lambda and SQS are not measured. Afterwards the same objects
+are audited, processed again by `reprocess`, and put into the dead-letter queue and moved back by `redrive`: the times
+of these commands, and until the queue is empty again.
 
 Each size is that of one object, which a fake S3 generates while the function reads it. The time is that of the handler,
 the memory is the peak of its whole process (`VmHWM`), including Python and boto3.
@@ -25,13 +27,13 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 import pytest
@@ -46,7 +48,13 @@ from tests.support.driver import EMPTY, Driver
 from tests.support.emulated_pipeline import create_pipeline, private_emulator, running
 from tests.support.small_stacks import SETTINGS
 from tests.support.waiting import eventually
+from xfarm.operations import audit
 from xfarm.operations.pipeline import counts
+from xfarm.operations.redrive import redrive
+from xfarm.operations.reprocess import message_about, reprocess
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 NUMBERS: Final = (10, 100, 1_000, 10_000)
 KIB: Final = 1024
@@ -137,7 +145,8 @@ def run(console: Console) -> None:
 
 def _numbers(console: Console) -> None:
     with TemporaryDirectory() as folder, running(private_emulator(Path(folder))) as emulator:
-        rows = []
+        rows: list[tuple[str, ...]] = []
+        operated: list[tuple[str, ...]] = []
         for number in NUMBERS:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(boto3, "DEFAULT_SESSION", None)
@@ -146,9 +155,51 @@ def _numbers(console: Console) -> None:
                 driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
                 eventually(driver.logged)  # the function has started: it has logged S3's test message
                 rows.append(_number(driver, number))
+                operated.append(_operations(driver, number))
                 driver.remove()
     head = ("objects", "uploaded", "last result", "objects/s", "results", "left in queue", "dead letters")
     table(console, "Objects of 1 KiB, through the whole pipeline on the emulator", head, rows)
+    head = ("objects", "audit", "reprocess", "until processed", "redrive", "until processed")
+    table(console, "The same objects", head, operated)
+
+
+def _operations(driver: Driver, number: int) -> tuple[str, ...]:
+    """Measure what operators do with so many objects that have results."""
+    pipeline, quiet, sqs = driver.pipeline, Console(quiet=True), boto3.client("sqs")
+    taken: list[float] = []
+
+    def measure(operation: Callable[[], object]) -> None:
+        started = time.monotonic()
+        operation()
+        taken.append(time.monotonic() - started)
+
+    def drained() -> None:
+        eventually(lambda: counts(pipeline.main_queue_url) == EMPTY, TIMEOUT_S)
+
+    measure(lambda: _assert_none(audit.findings(pipeline, pipeline.input_prefix)))
+    measure(lambda: reprocess(pipeline, quiet, rate=number * 10))
+    measure(drained)
+    s3 = audit.client()
+    keys = (file.key for file in audit.Folder(pipeline=pipeline, prefix=pipeline.input_prefix).files(s3))
+    for batch in audit.chunks(keys, 10):
+        bodies = [message_about(s3, pipeline, key) or "" for key in batch]
+        entries: list[SendMessageBatchRequestEntryTypeDef] = [
+            {"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)
+        ]
+        sqs.send_message_batch(QueueUrl=pipeline.dead_letter_queue_url, Entries=entries)
+    measure(lambda: redrive(pipeline, quiet, limit=number, trial=False))
+    measure(drained)
+    return (f"{number:,}", *(f"{seconds:.1f} s" for seconds in taken))
+
+
+def _assert_none(findings: Iterable[audit.Finding]) -> None:
+    """Check that an audit finds nothing.
+
+    Raises:
+        AssertionError: It does.
+    """
+    if found := list(findings):
+        raise AssertionError(found)
 
 
 def _number(driver: Driver, number: int) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
@@ -141,6 +143,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
     try:
         task = progress.add_task("", total=None, state="")
         with (
+            ThreadPoolExecutor(BATCH) as pool,
             progress,
             announced(lambda: f"{sent:,} sent, {progress.tasks[0].fields['state']}", unless=console.is_terminal),
         ):
@@ -151,7 +154,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 while counts(pipeline.main_queue_url).waiting > rate * BACKLOG_S:
                     progress.update(task, state="waiting for the queue")
                     time.sleep(1)  # SQS has nothing to wait for
-                messages = [message for key in batch if (message := message_about(s3, pipeline, key))]
+                messages = list(filter(None, pool.map(partial(message_about, s3, pipeline), batch)))
                 send_batch(
                     sqs, pipeline, [{"Id": str(number), "MessageBody": body} for number, body in enumerate(messages)]
                 )
