@@ -292,7 +292,7 @@ def develop(paths: tuple[str, ...]) -> None:
 @_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
-    """Show what is deployed, and the messages in the queues."""
+    """Show what is deployed, and the messages in the queues. The exit code is 1 if a part was deleted by hand."""
     from xfarm.operations import status as operation
     from xfarm.operations.pipeline import NotDeployedError, deployed
     from xfarm.orchestrator.states import outputs
@@ -302,7 +302,7 @@ def status(stack: str, *, as_json: bool) -> None:
         pipeline = deployed(stack, outputs(found))
     except NotDeployedError as error:
         pipeline = error
-    operation.show(stack, operation.stack_states(found), pipeline, _console(), as_json=as_json)
+    sys.exit(0 if operation.show(stack, operation.stack_states(found), pipeline, _console(), as_json=as_json) else 1)
 
 
 @xfarm.command()

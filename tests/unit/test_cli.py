@@ -108,8 +108,9 @@ def test_nox_runs_a_command_in_the_folder_that_it_was_called_in(tmp_path: Path) 
 def test_columns_cuts_nothing_but_what_is_shown_at_a_terminal(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def show(_stack: str, _states: object, _pipeline: object, console: Console, **_: object) -> None:
+    def show(_stack: str, _states: object, _pipeline: object, console: Console, **_: object) -> bool:
         console.print(Table("x" * 200))
+        return True
 
     def summary(*_: object) -> Table:
         return Table("x" * 200)

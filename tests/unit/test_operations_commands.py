@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import boto3
 import pytest
@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from xfarm.errors import UserError
-from xfarm.operations import dead_letters, redrive, send, status
-from xfarm.operations.pipeline import Pipeline, deployed, key_of, number_of, printable
+from xfarm.operations import dead_letters, redrive, reprocess, send, status
+from xfarm.operations.pipeline import Pipeline, deployed, key_of, number_of, printable, shell_word
 from xfarm.paths import ROOT
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
@@ -71,6 +71,41 @@ def test_a_key_may_be_given_as_the_url_that_commands_print(text: str) -> None:
 def test_a_url_of_another_bucket_is_refused() -> None:
     with pytest.raises(UserError, match=r"'s3://other/a' is not in the bucket of 'dev', which is s3://bucket/\."):
         key_of(PIPELINE, "s3://other/a")
+
+
+def test_the_bucket_alone_is_the_prefix_of_all_keys() -> None:
+    assert key_of(PIPELINE, "s3://bucket") == ""
+
+
+@pytest.mark.parametrize("key", ["inputs/a b", "inputs/it's", "inputs/new\nline\t", "inputs/\x1b\u0085'\\", "inputs/ä"])
+def test_a_key_is_printed_as_a_word_that_a_shell_reads_as_that_key(key: str) -> None:
+    word = shell_word(key)
+    assert word.isprintable()
+    done = subprocess.run(
+        ["bash", "-c", f"printf %s {word}"],
+        capture_output=True,
+        check=True,
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+    )
+    assert done.stdout.decode() == key
+
+
+@pytest.mark.parametrize("missing", ["get_queue_attributes", "get_function_configuration", "get_event_source_mapping"])
+def test_nothing_is_sent_to_a_pipeline_of_which_a_part_was_deleted(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ClientError({"Error": {"Code": "ResourceNotFoundException"}}, missing)
+    client = MagicMock(spec=["get_queue_attributes", "get_function_configuration", "get_event_source_mapping"])
+    getattr(client, missing).side_effect = error
+    monkeypatch.setattr(boto3, "client", Mock(return_value=client))
+    (tmp_path / "a").touch()
+    for operation in (
+        lambda: send.send(PIPELINE, [tmp_path], Console(quiet=True)),
+        lambda: redrive.redrive(PIPELINE, Console(quiet=True)),
+        lambda: reprocess.reprocess(PIPELINE, Console(quiet=True), source=tmp_path / "a"),
+    ):
+        with pytest.raises(ClientError):
+            operation()
 
 
 def test_the_error_names_an_output_that_an_older_deployment_lacks() -> None:
@@ -240,7 +275,7 @@ def test_a_pipeline_that_is_partly_destroyed_has_a_status(monkeypatch: pytest.Mo
     monkeypatch.setattr("boto3.client", client)
     text = io.StringIO()
     stacks = {"storage": status.StackState(resources=5, updated="2026-11-26T09:30:00.123456789+01:00")}
-    status.show("dev", stacks, PIPELINE, Console(file=text, width=500), as_json=False)
+    assert not status.show("dev", stacks, PIPELINE, Console(file=text, width=500), as_json=False)
     assert re.search("storage +5 +2026-11-26 08:30:00 UTC\n", text.getvalue())
     assert text.getvalue().splitlines()[-1].startswith("a part of 'dev' does not exist in AWS, because")
     with pytest.raises(UserError, match=r"'xfarm drift dev' shows which, 'xfarm deploy dev --refresh' creates it"):
@@ -377,6 +412,7 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
     monkeypatch.setattr(boto3, "client", only_client)
     monkeypatch.setattr(redrive, "PAUSE_S", 0)
+    monkeypatch.setattr(redrive, "require_working", Mock())
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()

@@ -66,8 +66,8 @@ VARIABLE: Final = re.compile(
 """What may differ between errors with the same cause: ids and numbers."""
 
 NO_ERROR: Final = (
-    "no error logged: the function ran out of memory (compute:memorySize) or crashed while it processed the file, or "
-    "was never called with it (throttled); see its log"
+    "no error logged: the function ran out of memory (compute:memorySize) or crashed while it processed the file, see "
+    "'xfarm logs --errors'; or it was never called with it (throttled); or its log does not go back so far"
 )
 
 

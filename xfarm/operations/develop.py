@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ from watchfiles import PythonFilter, watch
 
 from xfarm.operations import logs, send
 from xfarm.operations.dead_letters import failures
-from xfarm.operations.pipeline import print_plain
+from xfarm.operations.pipeline import print_plain, require_working
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,16 +43,19 @@ def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Cons
         UserError: A file can't be sent.
     """
     files = list(files)
+    send.find(files)  # fails before anything is replaced, if a file is missing
+    require_working(pipeline)
     failed: set[str] = set()
     changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=200)
     next(changes)  # from now on, no change is missed
-    while True:
-        if archive := _archive(code, console):
-            _replace(pipeline, archive, console)
-            _process(pipeline, files, failed, console)
-        console.print(f"Waiting for a change in {code}, until you press Ctrl-C.", highlight=False, markup=False)
-        while not next(changes):
-            pass
+    with suppress(KeyboardInterrupt):
+        while True:
+            if archive := _archive(code, console):
+                _replace(pipeline, archive, console)
+                _process(pipeline, files, failed, console)
+            console.print(f"Waiting for a change in {code}, until you press Ctrl-C.", highlight=False, markup=False)
+            while not next(changes):
+                pass
 
 
 def _archive(code: Path, console: Console) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -121,12 +122,25 @@ def key_of(pipeline: Pipeline, text: str) -> str:
     Raises:
         UserError: It is a URL of another bucket.
     """
-    key = text.removeprefix(f"s3://{pipeline.bucket_name}/")
+    bucket = f"s3://{pipeline.bucket_name}"
+    key = "" if text == bucket else text.removeprefix(f"{bucket}/")
     if key.startswith("s3://"):
         raise UserError(
             f"'{printable(text)}' is not in the bucket of '{pipeline.stack}', which is s3://{pipeline.bucket_name}/."
         )
     return key
+
+
+def require_working(pipeline: Pipeline) -> None:
+    """Check that the parts exist that process files.
+
+    Raises:
+        ClientError: One of them doesn't.
+    """
+    counts(pipeline.main_queue_url)
+    functions = boto3.client("lambda")
+    functions.get_function_configuration(FunctionName=pipeline.function_name)
+    functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
 
 
 def number_of(count: int, noun: str) -> str:
@@ -143,6 +157,15 @@ def shortened(text: str) -> str:
     """Return `text` for a line of a message or a table: printable, and of `LONGEST` characters at most."""
     text = printable(text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def shell_word(text: str) -> str:
+    """Return `text` as a word for a shell, without control characters ("ANSI-C Quoting", Bash Reference Manual)."""
+    if text.isprintable():
+        return shlex.quote(text)
+    quoted = "".join(f"\\{each}" if each in "\\'" else each for each in text)
+    escaped = "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted)
+    return f"$'{escaped}'"
 
 
 def printable(text: str) -> str:

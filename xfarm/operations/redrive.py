@@ -16,7 +16,7 @@ from lambda_code.s3_events import parse
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters
 from xfarm.operations.dead_letters import BATCH, MOST, Received, in_flight, last_errors, outcomes, peek, place
-from xfarm.operations.pipeline import counts, printable
+from xfarm.operations.pipeline import counts, printable, require_working
 from xfarm.operations.reprocess import send_batch
 from xfarm.operations.send import one_retry
 
@@ -95,6 +95,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
         UserError: Not all could be moved, or the one that was tried first failed.
     """
     dead = counts(pipeline.dead_letter_queue_url)
+    require_working(pipeline)
     sqs = boto3.client("sqs")
     latest = _latest(sqs, pipeline)
     running = _is_active(latest)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 
 from xfarm.errors import UserError
 from xfarm.operations import audit
-from xfarm.operations.pipeline import counts, print_plain, printable
+from xfarm.operations.pipeline import counts, key_of, print_plain, printable, require_working, shell_word
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -67,7 +67,8 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
         prefix: The prefix of the files' keys; by default all files.
         missing: Whether to select only files that `audit` finds to be lost.
         since: The time from which on files must have been written, or None.
-        source: A file with a key in each line, or the output of `xfarm audit --json`, that selects the files; or None.
+        source: A file that selects the files, or None: with a key in each line, or the output of `xfarm audit --json`,
+            or what `xfarm redrive --discard` wrote.
         after: The key after which to begin, in the order in which they are sent, or None.
         rate: How many files to send a second at most. Sending pauses while the queue holds as many as in `BACKLOG_S`.
         dry_run: Whether to show the keys and send nothing.
@@ -82,7 +83,7 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
         keys = sorted(found.key for found in audit.findings(pipeline, prefix) if found.state == "lost")
     else:
         keys = _written(pipeline, prefix, since)
-    keys = _after(keys, after)
+    keys = _after(keys, None if after is None else key_of(pipeline, after))
     if dry_run:
         number = 0
         for number, key in enumerate(keys, 1):  # noqa: B007 - counts them
@@ -107,10 +108,18 @@ def _listed(pipeline: Pipeline, source: Path, prefix: str) -> Iterator[str]:
     try:
         keys = [str(each["key"]) for each in json.loads(text)["without_result"]]
     except (ValueError, LookupError, TypeError):
-        keys = [line.removesuffix("\r") for line in text.split("\n")]
+        keys = [_key(line.removesuffix("\r")) for line in text.split("\n")]
     for each in dict.fromkeys(filter(None, keys)):
         if (key := audit.require_input(pipeline, each)).startswith(prefix):
             yield key
+
+
+def _key(line: str) -> str:
+    """Return the key in a line: the line itself, or that of a discarded dead letter."""
+    if line.startswith("{"):
+        with suppress(ValueError, LookupError):
+            return str(json.loads(line)["key"])
+    return line
 
 
 def _written(pipeline: Pipeline, prefix: str, since: datetime | None) -> Iterator[str]:
@@ -132,6 +141,7 @@ def _after(keys: Iterable[str], after: str | None) -> Iterator[str]:
 
 
 def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float, *, resumable: bool) -> None:
+    require_working(pipeline)
     s3, sqs = audit.client(), boto3.client("sqs")
     progress = Progress(
         TextColumn("{task.completed:,} sent, {task.fields[state]}"),
@@ -161,7 +171,7 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 sent, gone, last = sent + len(messages), gone + len(batch) - len(messages), batch[-1]
                 progress.update(task, completed=sent, state=f"at most {rate:g} a second")
     except KeyboardInterrupt:
-        again = f" with --after {printable(shlex.quote(last))}" if last and resumable else ""
+        again = f" with --after {shell_word(last)}" if last and resumable else ""
         raise UserError(f"interrupted, {sent:,} sent: to go on, run the same command{again}.") from None
     absent = f" Not found: {gone:,}." if gone else ""
     console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)

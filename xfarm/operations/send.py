@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, number_of, print_plain, shortened
+from xfarm.operations.pipeline import counts, number_of, print_plain, require_working, shortened
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -345,7 +345,9 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
     Raises:
         UserError: A file can't be sent, is in the dead-letter queue, or has no result after that time.
     """
-    uploads = upload(pipeline, find(paths), console)
+    files = find(paths)
+    require_working(pipeline)
+    uploads = upload(pipeline, files, console)
     timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:
         for each in uploads:

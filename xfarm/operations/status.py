@@ -150,6 +150,7 @@ def health(pipeline: Pipeline) -> Health:
 
 def _health(pipeline: Pipeline) -> Health:
     functions = boto3.client("lambda")
+    functions.get_function_configuration(FunctionName=pipeline.function_name)
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     now = datetime.now(UTC)
     metrics = _metrics(pipeline, now)
@@ -263,7 +264,7 @@ def show(
     console: Console,
     *,
     as_json: bool,
-) -> None:
+) -> bool:
     """Show what is deployed, and its health if all stacks are.
 
     Args:
@@ -272,6 +273,9 @@ def show(
         pipeline: The pipeline, or the error that says why there is none.
         console: The console to print to.
         as_json: Whether to print JSON instead.
+
+    Returns:
+        Whether all exists in AWS that is deployed.
     """
     state: Health | NotDeployedError
     try:
@@ -283,15 +287,17 @@ def show(
             "stack": stack,
             "stacks": {project: asdict(each) for project, each in stacks.items()},
             "health": asdict(state) if isinstance(state, Health) else None,
+            "error": None if isinstance(state, Health) else str(state),
         }
         print(json.dumps(answer, indent=2))
-        return
+        return not isinstance(state, DeletedError)
     console.print(_stacks_table(stacks))
     if isinstance(state, Health) and isinstance(pipeline, Pipeline):
         console.print()
         console.print(_health_table(pipeline, state))
     else:
         console.print(str(state), highlight=False)
+    return not isinstance(state, DeletedError)
 
 
 def _stacks_table(stacks: dict[str, StackState]) -> Table:

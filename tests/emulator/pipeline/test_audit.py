@@ -122,6 +122,10 @@ def test_keys_come_from_a_file_and_an_interrupted_command_goes_on_after_one(driv
     text = io.StringIO()
     reprocess(driver.pipeline, Console(file=text, width=500), source=listed, prefix=f"{prefix}sub/", dry_run=True)
     assert text.getvalue().splitlines() == [f"{prefix}sub/a", "To process again: 1."]
+    listed.write_text(json.dumps({"key": f"{prefix}a", "error": "no", "body": "{}"}) + "\n")  # a discarded dead letter
+    text = io.StringIO()
+    reprocess(driver.pipeline, Console(file=text, width=500), source=listed, dry_run=True)
+    assert text.getvalue().splitlines() == [f"{prefix}a", "To process again: 1."]
     with pytest.raises(UserError, match="is not one of the selected files"):
         reprocess(driver.pipeline, Console(file=text), source=listed, after=f"{prefix}d")
 

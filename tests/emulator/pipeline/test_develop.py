@@ -85,4 +85,4 @@ def test_a_change_is_live_and_its_results_and_failures_are_shown(loop: Loop) -> 
     (loop.code / "process.py").write_text(code, encoding="utf-8")
     assert loop.printed()[1] == first[1]
     loop.process.send_signal(signal.SIGINT)
-    assert loop.process.wait(timeout=60) != 0
+    assert loop.process.wait(timeout=60) == 0
