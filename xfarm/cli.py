@@ -93,7 +93,7 @@ def _projects(_context: click.Context, _parameter: click.Parameter, incomplete: 
 
 _stack = click.argument("stack", default=LOCAL, shell_complete=_stacks)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+_yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation; for `local`, no command asks.")
 _refresh = click.option("--refresh", is_flag=True, help="First update the state from what exists in AWS.")
 
 
@@ -461,7 +461,9 @@ def emulator(action: str) -> None:
             with announced(lambda: "Waiting for the AWS emulator to save its data and stop."):
                 account.stop()
         running = account.current()
-    _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is not running'}.")
+    _notify(
+        f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is stopped' if action == 'stop' else 'is not running'}."
+    )
     sys.exit(0 if running or action == "stop" else 1)
 
 

@@ -150,8 +150,8 @@ def health(pipeline: Pipeline) -> Health:
 
 def _health(pipeline: Pipeline) -> Health:
     functions = boto3.client("lambda")
-    functions.get_function_configuration(FunctionName=pipeline.function_name)
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+    functions.get_function_configuration(FunctionName=mapping["FunctionArn"])  # it may be deleted, and the mapping not
     now = datetime.now(UTC)
     metrics = _metrics(pipeline, now)
     failed = failures(pipeline, now - PERIOD)

@@ -67,6 +67,7 @@ def test_what_was_lost_is_found_and_processed_and_nothing_else(
     counted = {"files": 26, "has a result": 20, "on its way": 0, "dead letter": 0, "lost": len(lost)}
     assert json.loads(capsys.readouterr().out)["counts"] == counted
 
+    eventually(lambda: {driver.name(line) for line in driver.logged() if "key" in line} >= kept.keys())
     before = len(driver.logged())
     reprocess(driver.pipeline, console, missing=True, rate=RATE)
     driver.assert_complete(kept | lost)
