@@ -461,9 +461,8 @@ def emulator(action: str) -> None:
             with announced(lambda: "Waiting for the AWS emulator to save its data and stop."):
                 account.stop()
         running = account.current()
-    _notify(
-        f"The AWS emulator {f'runs at {running.endpoint}' if running else 'is stopped' if action == 'stop' else 'is not running'}."
-    )
+    ended = "is stopped" if action == "stop" else "is not running"
+    _notify(f"The AWS emulator {f'runs at {running.endpoint}' if running else ended}.")
     sys.exit(0 if running or action == "stop" else 1)
 
 
