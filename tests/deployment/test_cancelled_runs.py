@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,16 @@ def test_a_run_that_was_killed_is_completed_by_the_next_once_github_says_that_it
     assert account.locks() == []
 
 
+def interrupted(process: subprocess.Popen[str]) -> bool:
+    """Return whether SIGINT is pending in any process of a session ("proc(5)", ShdPnd)."""
+    pending = 0
+    for pid in stress.session(process.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            pending |= int(re.findall(r"ShdPnd:\s*(\w+)", status)[0], 16)
+    return bool(pending & 1 << signal.SIGINT - 1)
+
+
 def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Account) -> None:
     process, answer = account.run_until("DELETE /2015-03-31/functions/alpha-function", "Destroy", 11)
     assert account.locks()
@@ -154,6 +165,7 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Accou
     assert process.stdout
     while "Stopping once the operations in progress are done" not in process.stdout.readline():
         assert process.poll() is None
+    eventually(lambda: not interrupted(process))  # the same signal twice, as long as it is pending, is one
     process.send_signal(signal.SIGTERM)
     eventually(lambda: process.poll() is not None)
     end(account, process, answer)

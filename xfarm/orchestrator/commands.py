@@ -384,10 +384,11 @@ def _handling_interrupt(console: Console, interrupted: threading.Event) -> Itera
     """
 
     def handle(_number: int, _frame: object) -> None:
-        if not interrupted.is_set():
-            console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
+        first = not interrupted.is_set()
         interrupted.set()
         stop_engines()
+        if first:
+            console.print("Stopping once the operations in progress are done; press Ctrl-C again to stop at once.")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
