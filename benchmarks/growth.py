@@ -29,11 +29,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import boto3
 import pytest
@@ -51,10 +51,7 @@ from tests.support.waiting import eventually
 from xfarm.operations import audit
 from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
-from xfarm.operations.reprocess import message_about, reprocess
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+from xfarm.operations.reprocess import reprocess
 
 NUMBERS: Final = (10, 100, 1_000, 10_000)
 KIB: Final = 1024
@@ -165,7 +162,8 @@ def _numbers(console: Console) -> None:
 
 def _operations(driver: Driver, number: int) -> tuple[str, ...]:
     """Measure what operators do with so many objects that have results."""
-    pipeline, quiet, sqs = driver.pipeline, Console(quiet=True), boto3.client("sqs")
+    pipeline, quiet, rate = driver.pipeline, Console(quiet=True), number * 10
+    found: list[audit.Finding] = []
     taken: list[float] = []
 
     def measure(operation: Callable[[], object]) -> None:
@@ -176,30 +174,15 @@ def _operations(driver: Driver, number: int) -> tuple[str, ...]:
     def drained() -> None:
         eventually(lambda: counts(pipeline.main_queue_url) == EMPTY, TIMEOUT_S)
 
-    measure(lambda: _assert_none(audit.findings(pipeline, pipeline.input_prefix)))
-    measure(lambda: reprocess(pipeline, quiet, rate=number * 10))
+    measure(lambda: found.extend(audit.findings(pipeline, pipeline.input_prefix)))
+    if found:
+        raise AssertionError(found)
+    measure(lambda: reprocess(pipeline, quiet, rate=rate))
     measure(drained)
-    s3 = audit.client()
-    keys = (file.key for file in audit.Folder(pipeline=pipeline, prefix=pipeline.input_prefix).files(s3))
-    for batch in audit.chunks(keys, 10):
-        bodies = [message_about(s3, pipeline, key) or "" for key in batch]
-        entries: list[SendMessageBatchRequestEntryTypeDef] = [
-            {"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)
-        ]
-        sqs.send_message_batch(QueueUrl=pipeline.dead_letter_queue_url, Entries=entries)
+    reprocess(replace(pipeline, main_queue_url=pipeline.dead_letter_queue_url), quiet, rate=rate)
     measure(lambda: redrive(pipeline, quiet, limit=number, trial=False))
     measure(drained)
     return (f"{number:,}", *(f"{seconds:.1f} s" for seconds in taken))
-
-
-def _assert_none(findings: Iterable[audit.Finding]) -> None:
-    """Check that an audit finds nothing.
-
-    Raises:
-        AssertionError: It does.
-    """
-    if found := list(findings):
-        raise AssertionError(found)
 
 
 def _number(driver: Driver, number: int) -> tuple[str, ...]:

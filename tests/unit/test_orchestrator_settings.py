@@ -82,7 +82,7 @@ FILE = "stacks/compute/Pulumi.dev.yaml"
             f"{FILE} is not YAML: 'compute:memorySize' is set a second time in line 4.",
         ),
         (["compute:kmsKeyArns: {a: 1, a: 2}"], "'a' is set a second time in line 2."),
-        (["bad: : yaml"], f"{FILE} is not YAML: mapping values are not allowed"),
+        (["bad: : yaml"], f"{FILE} is not YAML: mapping values are not allowed in this context in line 2."),
         (["compute:memorySize: ["], f"{FILE} is not YAML: "),
         (["just a word"], f"{FILE} has no names with values"),
     ],

@@ -64,12 +64,11 @@ class NotDeployedError(UserError):
         super().__init__(f"'{stack}' {state}: deploy it with 'xfarm deploy {stack}'.")
 
 
-class DeletedError(NotDeployedError):
+class DeletedError(UserError):
     """A pipeline of which a part does not exist in AWS, though it does according to Pulumi's state."""
 
     def __init__(self, stack: str) -> None:
-        UserError.__init__(
-            self,
+        super().__init__(
             f"a part of '{stack}' does not exist in AWS, because it was deleted by hand or a destruction was "
             f"interrupted: 'xfarm drift {stack}' shows which, 'xfarm deploy {stack} --refresh' creates it again.",
         )

@@ -277,10 +277,10 @@ def show(
     Returns:
         Whether all exists in AWS that is deployed.
     """
-    state: Health | NotDeployedError
+    state: Health | NotDeployedError | DeletedError
     try:
         state = pipeline if isinstance(pipeline, NotDeployedError) else health(pipeline)
-    except NotDeployedError as error:
+    except DeletedError as error:
         state = error
     if as_json:
         answer = {
