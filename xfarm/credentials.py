@@ -12,9 +12,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
 MINIMUM: Final = 8
@@ -60,22 +61,33 @@ _ESCAPES: Final[tuple[Callable[[str], str], ...]] = (
     html.escape,
 )
 
-_forms: set[bytes] = set()
-_pattern: re.Pattern[bytes] | None = None
-_first: re.Pattern[bytes] = re.compile(b"(?!)")
-_longest = 0
+_forms: Final[set[bytes]] = set()
+"""All that is replaced. It only grows, perhaps in another thread: readers take a copy."""
 
 
 def remember(*values: str | None) -> None:
     """Replace these values in all texts from now on."""
-    global _pattern, _first, _longest  # noqa: PLW0603 - the credentials of this process
-    found = {form for value in values if value for form in _written(value)} - _forms
-    if found:
-        _forms.update(found)
-        _longest = max(map(len, _forms))
-        _first = re.compile(b"[" + re.escape(bytes({form[0] for form in _forms})) + b"]")
-        # The longest first: a form may be the beginning of another.
-        _pattern = re.compile(b"|".join(map(re.escape, sorted(_forms, key=len, reverse=True))))
+    _forms.update(form for value in values if value for form in _written(value))
+
+
+class _Search(NamedTuple):
+    """Searches for the forms of credentials."""
+
+    forms: set[bytes]
+    form: re.Pattern[bytes]
+    first_byte: re.Pattern[bytes]
+
+
+def _search() -> _Search | None:
+    return _compiled(len(_forms)) if _forms else None
+
+
+@lru_cache(1)  # once for many credentials: those of a role may be renewed more often than a text is written
+def _compiled(_count: int) -> _Search:
+    forms = _forms.copy()
+    # The longest first: a form may be the beginning of another.
+    form = b"|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return _Search(forms, re.compile(form), re.compile(b"[" + re.escape(bytes({form[0] for form in forms})) + b"]"))
 
 
 def _written(value: str) -> Iterator[bytes]:
@@ -110,12 +122,12 @@ def blank(text: str) -> str:
 
 
 def _blank(text: bytes) -> bytes:
-    if not _pattern:
+    if not (search := _search()):
         return text
-    text = _pattern.sub(PLACEHOLDER.encode(), text)
-    if _ESCAPE.search(text) and _pattern.search(_ESCAPE.sub(b"", text)):
+    text = search.form.sub(PLACEHOLDER.encode(), text)
+    if _ESCAPE.search(text) and search.form.search(_ESCAPE.sub(b"", text)):
         # Without colours, rather than with a credential in several.
-        text = _pattern.sub(PLACEHOLDER.encode(), _ESCAPE.sub(b"", text))
+        text = search.form.sub(PLACEHOLDER.encode(), _ESCAPE.sub(b"", text))
     return text
 
 
@@ -170,11 +182,12 @@ class _Output(io.BufferedIOBase):
 
 def _beginning(text: bytes) -> bytes:
     """Return the end of a text that is the beginning of a credential. No credential goes over the end of a line."""
-    last = text[text.rfind(b"\n") + 1 :][-_longest:]
-    for first in _first.finditer(last):
-        end = last[first.start() :]
-        if any(form.startswith(end) for form in _forms):
-            return end
+    if search := _search():
+        last = text[text.rfind(b"\n") + 1 :][-max(map(len, search.forms)) :]
+        for first in search.first_byte.finditer(last):
+            end = last[first.start() :]
+            if any(form.startswith(end) for form in search.forms):
+                return end
     return b""
 
 

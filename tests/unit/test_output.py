@@ -79,8 +79,7 @@ def forgetting() -> Iterator[None]:
     """Know no credential, and forget those of the block at its end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(credentials, "_forms", set[bytes]())
-        for name in ("_pattern", "_first", "_longest"):
-            patch.setattr(credentials, name, None)
+        credentials._compiled.cache_clear()  # noqa: SLF001 - it is kept for as many credentials as there are
         yield
 
 
@@ -88,6 +87,13 @@ def forgetting() -> Iterator[None]:
 def nothing_known() -> Iterator[None]:
     with forgetting():
         yield
+
+
+def test_credentials_that_are_renewed_often_cost_little_until_a_text_is_written() -> None:
+    for number in range(1000):
+        remember(f"{SECRET}/{number}")
+    assert credentials._compiled.cache_info().misses == 0  # noqa: SLF001 - a search takes seconds to compile
+    assert blank(f"{SECRET}/999") == credentials.PLACEHOLDER
 
 
 passphrases = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=8, max_size=40)

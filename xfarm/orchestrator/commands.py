@@ -27,6 +27,9 @@ from xfarm.paths import ROOT
 DIFFERENT: Final = 3
 """The exit code if something was changed by hand or, with `--exit-code`, would be changed."""
 
+_NOTHING: Final[dict[Operation, str]] = {"destroy": "destroy", "drift": "compare with AWS"}
+"""What can't be done with a stack that has no resources, for the operations that it is said after."""
+
 _STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 """The variable with the path of the file for a step's summary ("Workflow commands", GitHub Actions)."""
 
@@ -79,8 +82,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
             print(json.dumps([asdict(report) for report in reports], indent=2))
         else:
             console.print(summary(reports, operation))
-            if operation == "destroy" and succeeded and not any(report.changes for report in reports):
-                console.print(f"Nothing to destroy: '{stack}' has no resources.")
+            if operation in _NOTHING and succeeded and not any(report.changes for report in reports):
+                console.print(f"Nothing to {_NOTHING[operation]}: '{stack}' has no resources.")
     if not succeeded:
         return 1
     different = any(report.changed or report.outputs for report in reports)
