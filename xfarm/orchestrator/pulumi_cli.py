@@ -7,8 +7,9 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
+from tempfile import TemporaryFile
 from threading import Lock
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from pulumi.automation import CommandResult, PulumiCommand
 from pulumi.automation._cmd import OnOutput
@@ -18,7 +19,7 @@ from semver import VersionInfo
 from xfarm.errors import UserError
 from xfarm.orchestrator.locks import Claim
 
-_engines: Final[set[subprocess.Popen[str]]] = set()
+_engines: Final[set[subprocess.Popen[bytes]]] = set()
 """The engines that run."""
 
 
@@ -87,29 +88,36 @@ class PulumiCli(PulumiCommand):
             CommandError: It failed.
         """
         began = datetime.now(UTC)
-        process = subprocess.Popen(
-            [self.command, "--non-interactive", *args],
-            cwd=cwd,
-            env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            process_group=0,
-            pass_fds=self._claim.inherited if self._claim else (),
-        )
-        is_engine = args[0] != "stack"
-        if self._claim:
-            self._claim.started(process.pid, began)
-        if is_engine:
-            _engines.add(process)
-        try:
-            stdout, stderr = process.communicate()
-        finally:
-            _engines.discard(process)
-            if self._claim and process.returncode is not None:
-                self._claim.ended(failed=process.returncode != 0)
-        result = CommandResult(stdout, stderr, process.returncode)
+        with TemporaryFile() as stdout, TemporaryFile() as stderr:
+            process = subprocess.Popen(
+                [self.command, "--non-interactive", *args],
+                cwd=cwd,
+                env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
+                stdin=subprocess.DEVNULL,
+                # Files, because a pipe that this process has left would end the engine at its next line, in the middle
+                # of its work.
+                stdout=stdout,
+                stderr=stderr,
+                process_group=0,
+                pass_fds=self._claim.inherited if self._claim else (),
+            )
+            is_engine = args[0] != "stack"
+            if self._claim:
+                self._claim.started(process.pid, began)
+            if is_engine:
+                _engines.add(process)
+            try:
+                process.wait()
+            finally:
+                _engines.discard(process)
+                if self._claim and process.returncode is not None:
+                    self._claim.ended(failed=process.returncode != 0)
+            result = CommandResult(_text(stdout), _text(stderr), process.returncode)
         if process.returncode:
             raise create_command_error(result)
         return result
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
