@@ -60,14 +60,12 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     process = stress.start(deployed, "preview", "--refresh")
     assert asked.wait(300)
     os.killpg(process.pid, signal.SIGINT)
-    released.set()
+    assert process.stdout
+    while "press Ctrl-C again to stop at once." not in process.stdout.readline():
+        assert process.poll() is None
+    released.set()  # the engines have their signal
     output = process.communicate()[0]
     assert process.returncode == 1
-    assert [
-        line.split()[:2] for line in output.partition("press Ctrl-C again to stop at once.")[2].splitlines() if line
-    ] == [
-        ["stack", "outcome"],
-        ["alpha", "stopped"],
-        ["beta", "stopped"],
-    ]
+    rows = [line.split()[:2] for line in output.splitlines() if line]
+    assert rows == [["stack", "outcome"], ["alpha", "stopped"], ["beta", "stopped"]]
     eventually(lambda: not stress.session(process.pid), seconds=5)
