@@ -57,7 +57,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what the arguments name, or everything: [deployment] [pipeline] [files] [contents] [growth] [audit]."""
+    """Measure: [deployment] [pipeline] [files] [contents] [growth] [audit], all by default; or [million]."""
     run(session, "benchmarks", *session.posargs)
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -19,10 +20,11 @@ from benchmarks.figures import table
 from tests.support.undeployed import PIPELINE
 from xfarm.operations import audit
 
-CASES: Final = {"1,000 files": (1, 1000), "100,000 files": (1, 100_000), "1,000,000 files": (1, 1_000_000)} | {
-    "1,000,000 files in 100 folders": (100, 1_000_000)
-}
+Cases = Mapping[str, tuple[int, int]]
 """The number of folders, and of files in all of them together."""
+
+CASES: Final[Cases] = {"1,000 files": (1, 1000), "100,000 files": (1, 100_000)}
+MILLION: Final[Cases] = {"1,000,000 files": (1, 1_000_000), "1,000,000 files in 100 folders": (100, 1_000_000)}
 
 
 def _page(query: dict[str, str], folders: int, files: int) -> str:
@@ -89,11 +91,11 @@ def _audit(port: int, figures: Any) -> None:  # noqa: ANN401 - a queue
     figures.put((compared, len(lost), seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
-def run(console: Console) -> None:
+def run(console: Console, cases: Cases = CASES) -> None:
     """Audit buckets in which each file has a result, and print the figures."""
     spawn = multiprocessing.get_context("spawn")  # so that each audit has a memory of its own
     rows: list[tuple[str, ...]] = []
-    for name, (folders, files) in CASES.items():
+    for name, (folders, files) in cases.items():
         port, figures, requests = spawn.Queue(), spawn.Queue(), spawn.Value("i", 0)
         server = spawn.Process(target=_serve, args=(folders, files, port, requests), daemon=True)
         server.start()

@@ -1,16 +1,19 @@
-"""Measures deploy, preview and destroy of the three stacks, compared with one Terraform module.
+"""Measures the commands for the three stacks: deploy, preview and destroy in comparison with one Terraform module.
 
 Each has its own emulator, and the times are those of whole commands. The benchmark alternates between
 
 - the stacks, run by `xfarm`;
 - the same resources as one Terraform module (`benchmarks.peer`), written as in the provider's documentation;
 - the same module with the stacks' graph, which shows how much of the difference is due to the graph.
+
+A change is a new input prefix, which changes resources of all three stacks.
 """
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -34,8 +37,19 @@ from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT
 from xfarm.toolchain import terraform
 
-ROUNDS: Final = 3
-OPERATIONS: Final = ("deploy", "preview", "destroy")
+ROUNDS: Final = 2
+PREVIEWS: Final = 3
+"""Previews a round: they are short."""
+OPERATIONS: Final = ("deploy", "preview", "preview of a change", "destroy")
+COMMANDS: Final = (
+    ("deploy", "--json"),
+    ("outputs",),
+    ("status",),
+    ("dead-letters",),
+    ("logs",),
+    ("--help",),
+)
+"""Commands that change nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Deployer(Protocol):
         """Do what is not measured."""
 
     def run(self, operation: str) -> None:
-        """Deploy, destroy, or preview without changes."""
+        """Deploy, destroy, or preview without changes or with one."""
 
     def deployed(self) -> Deployed:
         """Return the resources of the last deployment."""
@@ -88,12 +102,44 @@ class Stacks:
     def run(self, operation: str) -> None:
         """Implement `Deployer`."""
         self._started = time.time()
-        done = self._checkout.run(operation, "--json")
+        changed = operation == "preview of a change"
+        self._checkout.configure("storage", "local", inputPrefix="incoming/" if changed else "inputs/")
+        done = self._checkout.run("preview" if changed else operation, "--json")
         check(done)
         for report in json.loads(done.stdout):
             self.seconds[operation][report["project"]].append(report["seconds"])
             if operation == "preview" and set(report["changes"]) != {"same"}:
                 raise UserError(f"{report['project']} has changes after it was deployed: {report['changes']}.")
+
+    def command(self, *arguments: str) -> float:
+        """Run a command, and return how long it took in seconds."""
+        started = time.monotonic()
+        check(self._checkout.run(*arguments))
+        return time.monotonic() - started
+
+    def develop(self) -> list[float]:
+        """Return how long it took from each of three changes of the code to the new result, in seconds."""
+        file = self._checkout.root / "file.csv"
+        file.write_text("a,b\n1,2\n", encoding="utf-8")
+        process = self._checkout.root / "lambda_code" / "process.py"
+        shipped = process.read_text(encoding="utf-8")
+        taken = []
+        with subprocess.Popen(
+            [sys.executable, "-u", "-m", "xfarm", "develop", "local", str(file)],
+            cwd=self._checkout.root,
+            env=self._checkout.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as loop:
+            _until_it_waits(loop)
+            for number in range(3):
+                started = time.monotonic()
+                process.write_text(f"{shipped}\n# {number}\n", encoding="utf-8")
+                _until_it_waits(loop)
+                taken.append(time.monotonic() - started)
+            loop.terminate()
+        process.write_text(shipped, encoding="utf-8")
+        return taken
 
     def deployed(self) -> Deployed:
         """Implement `Deployer`; the first resources of a stack wait for the last ones of the stacks that it reads."""
@@ -119,6 +165,20 @@ class Stacks:
         return Deployed(self._started, finished, needs)
 
 
+def _until_it_waits(loop: subprocess.Popen[str]) -> None:
+    """Read what `xfarm develop` prints until it waits for a change.
+
+    Raises:
+        UserError: It ended.
+    """
+    printed = ""
+    for line in loop.stdout or ():
+        printed += line
+        if line.startswith("Waiting for a change"):
+            return
+    raise UserError(f"'xfarm develop' ended:\n{printed}")
+
+
 def _name(urn: str) -> str:
     """Return the name of a resource in a table: `messaging main-queue`."""
     _, project, _, name = urn.split("::")
@@ -138,7 +198,6 @@ class Module:
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self.emulator = Emulator(self.folder / "emulator", free_port())
-        (self.folder / "main.tf.json").write_text(json.dumps(self.content, indent=2), encoding="utf-8")
         with ZipFile(self.folder / "code.zip", "w") as code:
             for source in (ROOT / "lambda_code").glob("*.py"):
                 code.write(source, source.name)
@@ -147,16 +206,20 @@ class Module:
         """Start the emulator, and have Terraform find the provider."""
         self._mirror()
         self.emulator.start()
+        self._write()
         self._terraform("init")
 
     def run(self, operation: str) -> None:
         """Implement `Deployer`."""
+        self._write("incoming/" if operation == "preview of a change" else "inputs/")
         if operation == "deploy":
             self._started = time.time()
             output = self._terraform("apply", "-auto-approve", "-json")
             (self.folder / "applied.json").write_text(output, encoding="utf-8")
         elif operation == "preview":
             self._terraform("plan", "-detailed-exitcode")  # fails if there is a change
+        elif operation == "preview of a change":
+            self._terraform("plan")
         else:
             self._terraform("destroy", "-auto-approve")
 
@@ -177,6 +240,10 @@ class Module:
             if resource["mode"] == "managed"
         }
         return Deployed(self._started, finished, needs)
+
+    def _write(self, input_prefix: str = "inputs/") -> None:
+        content = json.dumps(self.content, indent=2).replace("inputs/", input_prefix)
+        (self.folder / "main.tf.json").write_text(content, encoding="utf-8")
 
     def _mirror(self) -> None:
         """Let Terraform use the provider on this machine; if there is none, Terraform downloads it."""
@@ -251,27 +318,37 @@ def run(console: Console) -> None:
                 deployers.append(Module("one module, same graph", Path(folder) / "same", same))
             else:
                 console.print("terraform is not on PATH, so the stacks are measured without a comparison.\n")
-            _compare(console, deployers)
+            _compare(console, stacks, deployers)
             _print_stacks(console, stacks)
         finally:
             for deployer in deployers:
                 deployer.emulator.stop()
 
 
-def _compare(console: Console, deployers: list[Deployer]) -> None:
+def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> None:
     for deployer in deployers:
         deployer.prepare()
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    paths = {}
-    for number in range(ROUNDS):
+    commands: dict[str, list[float]] = defaultdict(list)
+    paths: dict[str, list[tuple[str, float]]] = {}
+
+    def measure(operation: str, number: int) -> None:
         for deployer in deployers:
-            for operation in OPERATIONS:
-                console.print(f"Round {number + 1} of {ROUNDS}: {deployer.name}, {operation}", style="dim")
-                started = time.monotonic()
-                deployer.run(operation)
-                times[deployer.name, operation].append(time.monotonic() - started)
-                if operation == "deploy":
-                    paths[deployer.name] = critical_path(deployer.deployed())
+            console.print(f"Round {number + 1} of {ROUNDS}: {deployer.name}, {operation}", style="dim")
+            started = time.monotonic()
+            deployer.run(operation)
+            times[deployer.name, operation].append(time.monotonic() - started)
+
+    for number in range(ROUNDS):
+        measure("deploy", number)
+        paths = {deployer.name: critical_path(deployer.deployed()) for deployer in deployers}
+        for _ in range(PREVIEWS):
+            measure("preview", number)
+            measure("preview of a change", number)
+            for command in COMMANDS:
+                commands[" ".join(command)].append(stacks.command(*command))
+        commands["develop: a change to its result"] += stacks.develop()
+        measure("destroy", number)
     ours, *others = (deployer.name for deployer in deployers)
     rows = []
     for operation in OPERATIONS:
@@ -281,7 +358,13 @@ def _compare(console: Console, deployers: list[Deployer]) -> None:
             row += [seconds(times[other, operation]), f"{ratio:.2f}"]
         rows.append(row)
     head = ["", ours, *(name for other in others for name in (other, "ratio"))]
-    table(console, f"Medians of {ROUNDS} alternating rounds", head, rows)
+    table(console, f"Medians of {ROUNDS} alternating rounds, with {PREVIEWS} previews each", head, rows)
+    table(
+        console,
+        "The stacks' other commands",
+        ["command", "seconds"],
+        [(name, seconds(each)) for name, each in commands.items()],
+    )
     for name, path in paths.items():
         steps = [(resource, f"{step:.2f}") for resource, step in path]
         total = sum(step for _, step in path)
