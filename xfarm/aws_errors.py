@@ -4,7 +4,6 @@ import json
 import re
 from typing import Final
 
-from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
 _HEADERS: Final = re.compile(
@@ -48,7 +47,8 @@ def explain(error: BaseException, stack: str | None = None) -> str | None:
         answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
     ):
         return str(json.loads(answer[0])["message"])  # of our own server (`orchestrator.role`)
-    if isinstance(error, BotoCoreError | Boto3Error):
+    # Not by their base class: the import of boto3 takes a quarter of a second, and a deployment does not need it.
+    if isinstance(error, BotoCoreError) or type(error).__module__ == "boto3.exceptions":
         return f"{without_credentials(str(error)).strip().rstrip('.')}."
     return None
 

@@ -4,9 +4,12 @@ import getpass
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, InvalidDefaultsMode
 
 from tests.support.aws import Aws
@@ -210,6 +213,15 @@ def test_no_message_about_an_error_of_botocore_or_aws_quotes_a_header(error: Bot
 def test_a_sentence_ends_with_one_full_stop() -> None:
     error = InvalidDefaultsMode(mode="x", valid_modes="legacy")
     assert explain(error) == "Client configured with invalid defaults mode: x. Valid defaults modes include: legacy."
+    assert explain(S3UploadFailedError("the disk is full")) == "the disk is full."
+    assert explain(OSError("the disk is full")) is None
+
+
+def test_a_deployment_imports_no_boto3() -> None:
+    program = "import sys, xfarm.orchestrator.commands; print('boto3' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout == b"False\n"
+    )
 
 
 def test_a_password_in_the_state_s_url_is_not_shown(
