@@ -22,7 +22,7 @@ from tests.support.serving import Served, served
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
 from xfarm.operations import send
-from xfarm.operations.dead_letters import NO_ERROR
+from xfarm.operations.dead_letters import NOT_FROM_S3
 from xfarm.operations.pipeline import Counts, Pipeline, counts
 from xfarm.operations.redrive import MANY, Step
 from xfarm.operations.send import Arrival, Upload, UploadTracker
@@ -120,7 +120,7 @@ def test_causes_are_shown_and_the_dead_letters_of_one_are_redriven(
     assert (status, answer["hidden"]) == (200, "")
     [many, one] = answer["causes"]
     assert (many["letters"], many["files"]) == (unannounced, ["not a message from S3"] * 3)
-    assert many["error"] == NO_ERROR
+    assert many["error"] == NOT_FROM_S3
     assert (one["letters"], one["error"]) == (1, r"ValueError: row 7 is \x1b[2J")
     assert one["files"] == [rf"s3://{pipeline.bucket_name}/inputs/\u202e\n.csv"]
     assert one["oldest"].startswith(f"{datetime.now(UTC):%Y-}")
