@@ -38,7 +38,7 @@ def test_the_emulator_starts_and_stops_and_keeps_its_data(checkout: Checkout, ac
     stress.finish(checkout, "emulator", other)
     killed = 0
     for was_killed in at_random_lines(
-        *COMMAND, "emulator", action, seed=action, cwd=checkout.root, environment=checkout.environment
+        *COMMAND, "emulator", "emulator", action, seed=action, cwd=checkout.root, environment=checkout.environment
     ):
         killed += was_killed
         stress.finish(checkout, "emulator", action)
@@ -62,7 +62,7 @@ def test_bootstrap_creates_the_whole_bucket(emulator: Emulator) -> None:
     )
     killed = 0
     for was_killed in at_random_lines(
-        *COMMAND, "bootstrap", "dev", seed="bootstrap", cwd=ROOT, environment=environment
+        *COMMAND, "orchestrator", "bootstrap", "dev", seed="bootstrap", cwd=ROOT, environment=environment
     ):
         killed += was_killed
         done = account.xfarm("bootstrap", "dev", **environment)
