@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from xfarm.emulator.server import DEFAULT_PORT, REGION, Emulator
 from xfarm.errors import UserError
-from xfarm.toolchain import shared_language_host, shared_plugin
 from xfarm.toolchain.resolve import resolve
 from xfarm.waiting import announced
 
@@ -132,8 +131,13 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
         }
         | toolchain.environment
     )
-    host = shared_language_host.start(environment) if projects and toolchain.shares_language_host else None
-    if projects and toolchain.shared_plugin:
+    if not projects:
+        return environment
+    # Their imports take as long as all else that a command without engines does.
+    from xfarm.toolchain import shared_language_host, shared_plugin  # noqa: PLC0415
+
+    host = shared_language_host.start(environment) if toolchain.shares_language_host else None
+    if toolchain.shared_plugin:
         owner = account.directory / "lock"
         port = shared_plugin.port([toolchain.shared_plugin], environment, folder / "plugins", projects, owner)
         environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{port}"
