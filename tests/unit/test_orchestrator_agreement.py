@@ -88,7 +88,7 @@ class Engine:
     def run(self, project: str, operation: Operation, *, refresh: bool) -> Report:
         assert refresh is self._stacks.refresh
         self._stacks.done.append(f"{operation} {project}")
-        return Report(project, changes={"update": 1})
+        return Report(project, changes={"update": 1} if self._stacks.resources else {})
 
 
 def lost(resources: list[tuple[str, str]]) -> list[str]:
@@ -157,6 +157,15 @@ def test_yes_shows_the_plan_and_does_not_ask(stacks: Stacks, capsys: pytest.Capt
     printed = capsys.readouterr()
     assert "~ compute    compute-resource" in printed.err
     assert [report["project"] for report in json.loads(printed.out)] == list(PROJECTS)
+
+
+@pytest.mark.parametrize(("operation", "said"), [("destroy", "destroy"), ("drift", "compare with AWS")])
+def test_what_has_no_resources_is_told(
+    stacks: Stacks, capsys: pytest.CaptureFixture[str], operation: Operation, said: str
+) -> None:
+    stacks.resources = 0
+    assert commands.operate(operation, "local") == 0
+    assert f"Nothing to {said}: 'local' has no resources.\n" in capsys.readouterr().out
 
 
 def test_local_is_deployed_without_a_plan(stacks: Stacks) -> None:
