@@ -11,7 +11,7 @@ from pulumi.automation import CommandError
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
 from xfarm.orchestrator.locks import claim
-from xfarm.orchestrator.pulumi_cli import PulumiCli, cli_version, stop_engines
+from xfarm.orchestrator.pulumi_cli import PulumiCli, require_supported_cli, stop_engines
 
 PULUMI = f"""#!{sys.executable}
 import datetime, json, os, pathlib, signal, socket, sys
@@ -112,11 +112,17 @@ def test_a_failure_is_an_error_of_the_automation_api(cli: PulumiCli, tmp_path: P
         cli.run(["up", "error"], str(tmp_path), {"RECORD": ""})
 
 
-@pytest.mark.parametrize("content", ["#!/bin/sh\nexit 3\n", "#!/none\n"])
-def test_a_cli_that_does_not_run_is_refused_with_what_to_run(cli: PulumiCli, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("#!/bin/sh\nexit 3\n", r": run 'pulumi version' to see why\."),
+        ("#!/none\n", r": run 'pulumi version' to see why\."),
+        ("#!/bin/sh\necho v3.255.0\n", r"\. .*requirement is 3\.256\.0, your current CLI version is 3\.255\.0"),
+    ],
+)
+def test_a_cli_that_can_t_be_used_is_refused(cli: PulumiCli, tmp_path: Path, content: str, sentence: str) -> None:
+    assert cli
+    require_supported_cli()
     (tmp_path / "pulumi").write_text(content, encoding="utf-8")
-    cli_version.cache_clear()
-    with pytest.raises(
-        UserError, match=r"the Pulumi CLI on your PATH can't be used: run 'pulumi version' to see why\."
-    ):
-        _ = cli.version
+    with pytest.raises(UserError, match=f"the Pulumi CLI on your PATH can't be used{sentence}"):
+        require_supported_cli()

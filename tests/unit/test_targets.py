@@ -98,9 +98,9 @@ def test_without_pulumi(aws: Aws) -> None:
 
 @pytest.fixture
 def pulumi_on_path(tmp_path: Path) -> str:
-    """Return a PATH with a `pulumi` that must not be called."""
+    """Return a PATH with a `pulumi` that must not be asked for more than its version."""
     pulumi = tmp_path / "pulumi"
-    pulumi.write_text("#!/bin/sh\nexit 99\n", encoding="utf-8")
+    pulumi.write_text('#!/bin/sh\n[ "$*" = version ] && echo v3.259.0 || exit 99\n', encoding="utf-8")
     pulumi.chmod(0o700)
     return f"{tmp_path}:{os.environ['PATH']}"
 

@@ -126,7 +126,7 @@ class Engine:
         stopping: Set once no further operation may start.
 
     Raises:
-        UserError: The stacks' state can't be reached, or the Pulumi CLI is too old.
+        UserError: The stacks' state can't be reached.
     """
 
     def __init__(

@@ -6,9 +6,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
 from tempfile import TemporaryFile
-from threading import Lock
 from typing import IO, Final, Self
 
 from pulumi.automation import CommandResult, PulumiCommand
@@ -32,18 +30,18 @@ def stop_engines() -> None:
         engine.send_signal(signal.SIGINT)
 
 
-_asking: Final = Lock()
+_MINIMUM: Final = VersionInfo(3, 256, 0)
+"""The first version with `destroy --ignore-protect` (release notes of Pulumi 3.256.0)."""
 
 
-@cache
-def cli_version() -> VersionInfo | None:
-    """Return the version of the Pulumi CLI.
+def require_supported_cli() -> None:
+    """Check that the Pulumi CLI on PATH runs, and is not too old.
 
     Raises:
-        UserError: It does not run, or is too old for `--ignore-protect`, which Pulumi 3.256.0 introduced.
+        UserError: It does not run, or is too old.
     """
     try:
-        return PulumiCommand(version=VersionInfo(3, 256, 0)).version
+        PulumiCommand(version=_MINIMUM)
     except InvalidVersionError as error:
         raise UserError(f"the Pulumi CLI on your PATH can't be used. {error}") from error
     except (OSError, subprocess.CalledProcessError) as error:
@@ -51,22 +49,13 @@ def cli_version() -> VersionInfo | None:
 
 
 class PulumiCli(PulumiCommand):
-    """The Pulumi CLI on PATH. Its version is asked for only if an operation needs it: each question takes a start."""
+    """The Pulumi CLI on PATH, which is not asked for its version: that takes as long as a start of the engine."""
 
     _claim: Claim | None = None
 
     def __init__(self) -> None:
         self.command = "pulumi"
-
-    @property
-    def version(self) -> VersionInfo | None:  # pyrefly: ignore[bad-override]
-        """The version of the CLI.
-
-        Raises:
-            UserError: It is too old.
-        """
-        with _asking:  # several stacks would ask at the same time
-            return cli_version()
+        self.version = _MINIMUM
 
     def under(self, claim: Claim) -> Self:
         """Return a CLI that runs engines under a claim."""

@@ -38,7 +38,7 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
         preview: Whether it will only preview. Without a state bucket, an empty folder is used in its place.
 
     Raises:
-        UserError: There is no such stack, its settings are wrong, or something that it needs is missing.
+        UserError: There is no such stack, its settings are wrong, or something that it needs is missing or too old.
     """
     require_known(stack)
     if engines:
@@ -70,6 +70,10 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     os.environ.clear()
     os.environ.update(environment)
+    if engines and stack != LOCAL:  # the toolchain of `local` is chosen by its version
+        from xfarm.orchestrator.pulumi_cli import require_supported_cli  # noqa: PLC0415 - needs all of Pulumi
+
+        require_supported_cli()
 
 
 def _empty_folder() -> Path:
