@@ -103,8 +103,10 @@ class Stacks:
         """Implement `Deployer`."""
         self._started = time.time()
         changed = operation == "preview of a change"
-        self._checkout.configure("storage", "local", inputPrefix="incoming/" if changed else "inputs/")
+        if changed:
+            self._checkout.configure("storage", "local", inputPrefix="incoming/")
         done = self._checkout.run("preview" if changed else operation, "--json")
+        self._checkout.configure("storage", "local", inputPrefix="inputs/")
         check(done)
         for report in json.loads(done.stdout):
             self.seconds[operation][report["project"]].append(report["seconds"])
