@@ -57,7 +57,7 @@ def picture(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure: [deployment] [pipeline] [files] [contents] [growth] [audit], all by default; or [million]."""
+    """Measure: [deployment] [pipeline] [files] [contents] [growth] [audit], all by default; or [large]."""
     run(session, "benchmarks", *session.posargs)
 
 

@@ -27,7 +27,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, count
@@ -53,7 +53,8 @@ from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
 from xfarm.operations.reprocess import reprocess
 
-NUMBERS: Final = (10, 100, 1_000, 10_000)
+NUMBERS: Final = (10, 100, 1_000)
+LARGE: Final = (10_000,)
 KIB: Final = 1024
 VISIBILITY_S: Final = 60
 """Longer than any batch takes."""
@@ -135,16 +136,17 @@ def run(console: Console) -> None:
     Raises:
         UserError: A deployment failed.
     """
-    _numbers(console)
+    numbers(console)
     _sizes(console)
     _stacks(console)
 
 
-def _numbers(console: Console) -> None:
+def numbers(console: Console, sizes: Sequence[int] = NUMBERS) -> None:
+    """Measure, and print how long numbers of objects take through the pipeline, and in what operators do with them."""
     with TemporaryDirectory() as folder, running(private_emulator(Path(folder))) as emulator:
         rows: list[tuple[str, ...]] = []
         operated: list[tuple[str, ...]] = []
-        for number in NUMBERS:
+        for number in sizes:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(boto3, "DEFAULT_SESSION", None)
                 # The emulator treats an access key of twelve digits as the account's root user.
