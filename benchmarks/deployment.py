@@ -340,11 +340,11 @@ def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> Non
             started = time.monotonic()
             deployer.run(operation)
             times[deployer.name, operation].append(time.monotonic() - started)
+            if operation == "deploy":
+                paths[deployer.name] = critical_path(deployer.deployed())
 
     for number in range(ROUNDS):
         measure("deploy", number)
-        if number == 0:
-            paths = {deployer.name: critical_path(deployer.deployed()) for deployer in deployers}
         for _ in range(PREVIEWS):
             measure("preview", number)
             measure("preview of a change", number)
@@ -352,7 +352,17 @@ def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> Non
                 commands[" ".join(command)].append(stacks.command(*command))
         commands["develop: a change to its result"] += stacks.develop()
         measure("destroy", number)
-    ours, *others = (deployer.name for deployer in deployers)
+    _print_times(console, [deployer.name for deployer in deployers], times)
+    rows = [(name, seconds(each)) for name, each in commands.items()]
+    table(console, "The stacks' other commands", ["command", "seconds"], rows)
+    for name, path in paths.items():
+        steps = [(resource, f"{step:.2f}") for resource, step in path]
+        total = sum(step for _, step in path)
+        table(console, f"Critical path of {name}, last round", ["resource", "seconds"], [*steps, ("", f"{total:.2f}")])
+
+
+def _print_times(console: Console, names: list[str], times: Mapping[tuple[str, str], list[float]]) -> None:
+    ours, *others = names
     rows = []
     for operation in OPERATIONS:
         row = [operation, seconds(times[ours, operation])]
@@ -362,16 +372,6 @@ def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> Non
         rows.append(row)
     head = ["", ours, *(name for other in others for name in (other, "ratio"))]
     table(console, f"Medians of {ROUNDS} alternating rounds, with {PREVIEWS} previews each", head, rows)
-    table(
-        console,
-        "The stacks' other commands",
-        ["command", "seconds"],
-        [(name, seconds(each)) for name, each in commands.items()],
-    )
-    for name, path in paths.items():
-        steps = [(resource, f"{step:.2f}") for resource, step in path]
-        total = sum(step for _, step in path)
-        table(console, f"Critical path of {name}, first round", ["resource", "seconds"], [*steps, ("", f"{total:.2f}")])
 
 
 def _print_stacks(console: Console, stacks: Stacks) -> None:
