@@ -30,7 +30,7 @@ PARTS: Final = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmarks that the arguments name, or all, and return the exit code."""
+    """Run the benchmarks that the arguments name, or all but `large`, and return the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("part", nargs="*", choices=(*PARTS, []), help=f"{', '.join(PARTS)}; all but {LARGE} by default")
     options = parser.parse_args(arguments)

@@ -4,7 +4,8 @@ Each has its own emulator, and the times are those of whole commands. The benchm
 
 - the stacks, run by `xfarm`;
 - the same resources as one Terraform module (`benchmarks.peer`), written as in the provider's documentation;
-- the same module with the stacks' graph, which shows how much of the difference is due to the graph.
+- in the first round, the same module with the stacks' graph, which shows how much of the difference is due to the
+  graph.
 
 A change is a new input prefix, which changes resources of all three stacks.
 """
@@ -106,12 +107,13 @@ class Stacks:
         if changed:
             self._checkout.configure("storage", "local", inputPrefix="incoming/")
         done = self._checkout.run("preview" if changed else operation, "--json")
-        self._checkout.configure("storage", "local", inputPrefix="inputs/")
+        if changed:
+            self._checkout.configure("storage", "local", inputPrefix="inputs/")
         check(done)
         for report in json.loads(done.stdout):
             self.seconds[operation][report["project"]].append(report["seconds"])
-            if operation == "preview" and set(report["changes"]) != {"same"}:
-                raise UserError(f"{report['project']} has changes after it was deployed: {report['changes']}.")
+            if operation.startswith("preview") and changed is not (set(report["changes"]) != {"same"}):
+                raise UserError(f"{report['project']} has other changes than expected: {report['changes']}.")
 
     def command(self, *arguments: str) -> float:
         """Run a command, and return how long it took in seconds."""
@@ -168,7 +170,7 @@ class Stacks:
 
 
 def _until_it_waits(loop: subprocess.Popen[str]) -> None:
-    """Read what `xfarm develop` prints until it waits for a change.
+    """Read what `xfarm develop` prints until it has shown a result and waits for a change.
 
     Raises:
         UserError: It ended.
@@ -176,9 +178,9 @@ def _until_it_waits(loop: subprocess.Popen[str]) -> None:
     printed = ""
     for line in loop.stdout or ():
         printed += line
-        if line.startswith("Waiting for a change"):
+        if line.startswith("Waiting for a change") and " -> " in printed:
             return
-    raise UserError(f"'xfarm develop' ended:\n{printed}")
+    raise UserError(f"'xfarm develop' ended, or showed no result:\n{printed}")
 
 
 def _name(urn: str) -> str:

@@ -142,7 +142,7 @@ def run(console: Console) -> None:
 
 
 def numbers(console: Console, sizes: Sequence[int] = NUMBERS) -> None:
-    """Measure, and print how long numbers of objects take through the pipeline, and in what operators do with them."""
+    """Measure, and print how long numbers of objects take in the pipeline, and in the commands of operators."""
     with TemporaryDirectory() as folder, running(private_emulator(Path(folder))) as emulator:
         rows: list[tuple[str, ...]] = []
         operated: list[tuple[str, ...]] = []

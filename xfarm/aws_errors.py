@@ -47,7 +47,7 @@ def explain(error: BaseException, stack: str | None = None) -> str | None:
         answer := re.search(r'\{"code": "NoCredentials".*\}', str(error))
     ):
         return str(json.loads(answer[0])["message"])  # of our own server (`orchestrator.role`)
-    # Not by their base class: the import of boto3 takes a quarter of a second, and a deployment does not need it.
+    # Not by their base class: the import of boto3 takes a quarter of a second, and most commands for `local` need none.
     if isinstance(error, BotoCoreError) or type(error).__module__ == "boto3.exceptions":
         return f"{without_credentials(str(error)).strip().rstrip('.')}."
     return None

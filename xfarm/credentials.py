@@ -67,7 +67,7 @@ _forms: Final[set[bytes]] = set()
 
 def remember(*values: str | None) -> None:
     """Replace these values in all texts from now on."""
-    _forms.update(form for value in values if value for form in _written(value))
+    _forms.update({form for value in values if value for form in _written(value)})
 
 
 class _Search(NamedTuple):

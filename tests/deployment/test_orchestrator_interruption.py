@@ -164,7 +164,7 @@ def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_
 ) -> None:
     process, released = deploy_until_the_function_is_made(small, faulty)
     process.kill()
-    process.wait()  # its standard error is open as long as the engine runs
+    process.wait()  # not for its output's end: the language host has that open
     assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
     released.set()
     eventually(lambda: not stress.session(process.pid), seconds=PATIENCE_S)

@@ -32,13 +32,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     checkout.emulator.stop()
 
 
+@pytest.mark.parametrize("package", ["", "emulator"])
 @pytest.mark.parametrize("action", ["start", "stop"])
-def test_the_emulator_starts_and_stops_and_keeps_its_data(checkout: Checkout, action: str) -> None:
+def test_the_emulator_starts_and_stops_and_keeps_its_data(checkout: Checkout, action: str, package: str) -> None:
     other = "stop" if action == "start" else "start"
     stress.finish(checkout, "emulator", other)
     killed = 0
     for was_killed in at_random_lines(
-        *COMMAND, "emulator", "emulator", action, seed=action, cwd=checkout.root, environment=checkout.environment
+        *COMMAND, package, "emulator", action, seed=action, cwd=checkout.root, environment=checkout.environment
     ):
         killed += was_killed
         stress.finish(checkout, "emulator", action)
@@ -62,7 +63,7 @@ def test_bootstrap_creates_the_whole_bucket(emulator: Emulator) -> None:
     )
     killed = 0
     for was_killed in at_random_lines(
-        *COMMAND, "orchestrator", "bootstrap", "dev", seed="bootstrap", cwd=ROOT, environment=environment
+        *COMMAND, "", "bootstrap", "dev", seed="bootstrap", cwd=ROOT, environment=environment
     ):
         killed += was_killed
         done = account.xfarm("bootstrap", "dev", **environment)

@@ -1,7 +1,7 @@
 """Kills commands at any line of this project's code.
 
-`python -m tests.support.killed NUMBER ROOM ARGUMENTS` runs `xfarm ARGUMENTS`, which kills itself at its NUMBER-th line
-in `xfarm/ROOM`. If it runs fewer, it ends as usual and prints their number last.
+`python -m tests.support.killed NUMBER PACKAGE ARGUMENTS` runs `xfarm ARGUMENTS`, which kills itself at the NUMBER-th
+line that it runs in `xfarm/PACKAGE`. If it runs fewer, it ends as usual and prints their number last.
 """
 
 import os
@@ -27,8 +27,8 @@ EXAMPLES: Final = 50
 """How many examples of a property test take as long as one kill."""
 
 
-def kill_at(number: int, room: str = "") -> Counter[tuple[str, int]]:
-    """Kill this process at its `number`-th line in a room of `xfarm`, or in all, outside of imports.
+def kill_at(number: int, package: str = "") -> Counter[tuple[str, int]]:
+    """Kill this process at its `number`-th line in a package of `xfarm`, or in all, outside of imports.
 
     Return the lines so far.
 
@@ -36,7 +36,7 @@ def kill_at(number: int, room: str = "") -> Counter[tuple[str, int]]:
     """
     import xfarm  # noqa: PLC0415 - of the copy whose command is run
 
-    folder = str(Path(str(xfarm.__file__)).parent / room)
+    folder = f"{Path(str(xfarm.__file__)).parent / package}{os.sep}"
     seen: Counter[tuple[str, int]] = Counter()
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:  # noqa: ANN401 - as `sys.settrace` has it
@@ -113,8 +113,8 @@ def at_random_lines(*program: str, seed: str, cwd: Path, environment: Mapping[st
 
 def main() -> None:
     """Run a command, and kill it."""
-    number, room, *sys.argv[1:] = sys.argv[1:]
-    seen = kill_at(int(number), room)
+    number, package, *sys.argv[1:] = sys.argv[1:]
+    seen = kill_at(int(number), package)
     try:
         runpy.run_module("xfarm", run_name="__main__")
     except SystemExit as end:

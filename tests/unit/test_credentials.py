@@ -217,7 +217,7 @@ def test_a_sentence_ends_with_one_full_stop() -> None:
     assert explain(OSError("the disk is full")) is None
 
 
-def test_a_deployment_imports_no_boto3() -> None:
+def test_the_orchestrator_is_imported_without_boto3() -> None:
     program = "import sys, xfarm.orchestrator.commands; print('boto3' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout == b"False\n"

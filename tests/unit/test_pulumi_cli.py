@@ -120,8 +120,8 @@ def test_a_failure_is_an_error_of_the_automation_api(cli: PulumiCli, tmp_path: P
         ("#!/bin/sh\necho v3.255.0\n", r"\. .*requirement is 3\.256\.0, your current CLI version is 3\.255\.0"),
     ],
 )
-def test_a_cli_that_can_t_be_used_is_refused(cli: PulumiCli, tmp_path: Path, content: str, sentence: str) -> None:
-    assert cli
+@pytest.mark.usefixtures("cli")
+def test_a_cli_that_can_t_be_used_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
     require_supported_cli()
     (tmp_path / "pulumi").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=f"the Pulumi CLI on your PATH can't be used{sentence}"):

@@ -96,6 +96,15 @@ def test_without_pulumi(aws: Aws) -> None:
     assert "the Pulumi CLI is not on your PATH" in refusal(done)
 
 
+@pytest.mark.parametrize("command", ["deploy", "drift"])
+def test_with_a_pulumi_that_is_too_old(aws: Aws, tmp_path: Path, command: str) -> None:
+    (tmp_path / "pulumi").write_text("#!/bin/sh\necho v3.255.0\n", encoding="utf-8")
+    (tmp_path / "pulumi").chmod(0o700)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    sentence = refusal(xfarm(command, "dev", AWS_ENDPOINT_URL=aws.url, PATH=path, **KEYS, **REGION_SETTING))
+    assert "requirement is 3.256.0, your current CLI version is 3.255.0" in sentence
+
+
 @pytest.fixture
 def pulumi_on_path(tmp_path: Path) -> str:
     """Return a PATH with a `pulumi` that must not be asked for more than its version."""

@@ -82,7 +82,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
             print(json.dumps([asdict(report) for report in reports], indent=2))
         else:
             console.print(summary(reports, operation))
-            if operation in _NOTHING and succeeded and not any(report.changes for report in reports):
+            everything = not (only or first)
+            if everything and operation in _NOTHING and succeeded and not any(report.changes for report in reports):
                 console.print(f"Nothing to {_NOTHING[operation]}: '{stack}' has no resources.")
     if not succeeded:
         return 1

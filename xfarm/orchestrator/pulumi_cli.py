@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from tempfile import TemporaryFile
 from typing import IO, Final, Self
@@ -16,8 +17,9 @@ from semver import VersionInfo
 
 from xfarm.errors import UserError
 from xfarm.orchestrator.locks import Claim
+from xfarm.toolchain.resolve import MINIMUM_CLI
 
-_engines: Final[set[subprocess.Popen[bytes]]] = set()
+_engines: Final[set[subprocess.Popen[str]]] = set()
 """The engines that run."""
 
 
@@ -30,8 +32,7 @@ def stop_engines() -> None:
         engine.send_signal(signal.SIGINT)
 
 
-_MINIMUM: Final = VersionInfo(3, 256, 0)
-"""The first version with `destroy --ignore-protect` (release notes of Pulumi 3.256.0)."""
+_MINIMUM: Final = VersionInfo(*MINIMUM_CLI)
 
 
 def require_supported_cli() -> None:
@@ -55,7 +56,7 @@ class PulumiCli(PulumiCommand):
 
     def __init__(self) -> None:
         self.command = "pulumi"
-        self.version = _MINIMUM
+        self.version = _MINIMUM  # what the Automation API may rely on
 
     def under(self, claim: Claim) -> Self:
         """Return a CLI that runs engines under a claim."""
@@ -77,36 +78,41 @@ class PulumiCli(PulumiCommand):
             CommandError: It failed.
         """
         began = datetime.now(UTC)
-        with TemporaryFile() as stdout, TemporaryFile() as stderr:
+        is_engine = args[0] != "stack"
+        with ExitStack() as files:
+            # An engine writes to files: a pipe that this process has left would end it in the middle of its work.
+            stdout, stderr = (files.enter_context(TemporaryFile()) if is_engine else subprocess.PIPE for _ in range(2))
             process = subprocess.Popen(
                 [self.command, "--non-interactive", *args],
                 cwd=cwd,
                 env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
                 stdin=subprocess.DEVNULL,
-                # Files, because a pipe that this process has left would end the engine at its next line, in the middle
-                # of its work.
                 stdout=stdout,
                 stderr=stderr,
+                encoding="utf-8",
                 process_group=0,
                 pass_fds=self._claim.inherited if self._claim else (),
             )
-            is_engine = args[0] != "stack"
             if self._claim:
                 self._claim.started(process.pid, began)
             if is_engine:
                 _engines.add(process)
             try:
-                process.wait()
+                printed = process.communicate()
             finally:
                 _engines.discard(process)
                 if self._claim and process.returncode is not None:
                     self._claim.ended(failed=process.returncode != 0)
-            result = CommandResult(_text(stdout), _text(stderr), process.returncode)
+            output, errors = (
+                text if isinstance(file, int) else _text(file)
+                for text, file in zip(printed, (stdout, stderr), strict=True)
+            )
+        result = CommandResult(output, errors, process.returncode)
         if process.returncode:
             raise create_command_error(result)
         return result
 
 
 def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
+    """Return what a file holds, at whatever position those write who have it open."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")

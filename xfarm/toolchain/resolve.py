@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LANGUAGE_HOST: Final = "pulumi-language-python"
-_MINIMUM_CLI: Final = (3, 256, 0)
+MINIMUM_CLI: Final = (3, 256, 0)
 """The first CLI with `destroy --ignore-protect` (release notes of Pulumi 3.256.0)."""
 _DOWNLOAD_TIMEOUT_S: Final = 5
 """How long a server may be silent before the download is given up, in seconds."""
@@ -138,7 +138,7 @@ def _cli_on_path() -> Path | None:
     if cli is None or not (_which(_LANGUAGE_HOST) or (cli.resolve().parent / _LANGUAGE_HOST).exists()):
         return None
     result = subprocess.run([cli, "version"], capture_output=True, text=True, check=False)
-    return cli if build.version_tuple(result.stdout) >= _MINIMUM_CLI else None
+    return cli if build.version_tuple(result.stdout) >= MINIMUM_CLI else None
 
 
 def _download_cli(notify: Callable[[str], None]) -> Path | None:

@@ -205,7 +205,7 @@ def interrupted_at_each_point(pipeline: Pipeline, folder: Path, command: str, na
 
 @pytest.fixture
 def created(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    """Return a pipeline in a new account, which boto3 uses."""
+    """Return a pipeline in a new account, which boto3 uses; this process finds dead letters without waiting."""
     assert emulator
     monkeypatch.setattr(dead_letters, "WAIT_S", 0)  # the emulator finds all messages at once
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
