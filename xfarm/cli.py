@@ -275,6 +275,7 @@ def send(paths: tuple[str, ...], timeout: float | None) -> None:
     stack, files = _stack_and(paths, "file or folder")
     if not all(files) or not files:
         raise click.UsageError(f"name the files to send to '{stack}'; an empty name is not one.")
+    _end_like_ctrl_c()
     send_files(_deployed(stack), map(Path, files), _console(), timeout=timeout)
 
 
@@ -399,6 +400,7 @@ def reprocess(words: tuple[str, ...], since: datetime | None, **options: Any) ->
     if sum((bool(since), bool(options["source"]), options["missing"])) > 1:
         raise click.UsageError("--missing, --since and --from exclude each other: give one of them.")
     stack, prefix = _stack_and_prefix(words)
+    _end_like_ctrl_c()
     operation(_deployed(stack), _console(), prefix=prefix, since=since, **options)
 
 
@@ -485,7 +487,10 @@ def _stack_and(words: tuple[str, ...], others: str) -> tuple[str, tuple[str, ...
 
 
 def _end_like_ctrl_c() -> None:
-    """Let a closed terminal and `kill` end this process like Ctrl-C, which makes received messages visible again."""
+    """Let a closed terminal and `kill` end this process like Ctrl-C.
+
+    It makes received messages visible again, or says how to go on.
+    """
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup`
             signal.signal(number, signal.default_int_handler)

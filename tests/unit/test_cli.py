@@ -495,16 +495,17 @@ def test_options_that_make_no_sense_are_wrong_usage(options: tuple[str, ...], re
         (signal.SIGHUP, signal.SIG_IGN, 0),  # as in `nohup`
     ],
 )
-@pytest.mark.parametrize("command", ["redrive", "dead-letters", "reproduce"])
+@pytest.mark.parametrize("command", ["redrive", "dead-letters", "reproduce", "reprocess", "send"])
 def test_a_closed_terminal_or_kill_is_like_ctrl_c_unless_ignored(
     command: str, number: signal.Signals, before: signal.Handlers, returned: int
 ) -> None:
+    arguments = [command, "local", *(["README.md"] if command == "send" else [])]
     program = (
         "import os, signal, sys\n"
         "from xfarm import cli\n"
         f"signal.signal({number:d}, signal.Handlers({before:d}))\n"
         f"cli._deployed = lambda _: (os.kill(os.getpid(), {number:d}), sys.exit(0))\n"
-        f"cli.xfarm(['{command}', 'local'])\n"
+        f"cli.xfarm({arguments})\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == returned, done.stderr

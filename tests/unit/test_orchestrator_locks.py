@@ -22,6 +22,7 @@ from xfarm.orchestrator.locks import Folder, claim, conflict, store
 
 LOCKS = ".pulumi/locks/organization/storage/dev"
 RECORD = ".xfarm/locks/storage/dev.json"
+AT_WORK = "another xfarm command on this machine, or Pulumi that a killed one has started, is still working on it"
 
 OWNER = """
 import subprocess, sys
@@ -132,14 +133,14 @@ def test_a_living_command_s_lock_is_kept_though_its_process_is_unknown_here(
     owner = owners(pid=2**22 + 1)
     said = refusal(tmp_path)
     assert f"the stack is locked by anna@{socket.gethostname()} (process {2**22 + 1}) since " in said
-    assert "and nothing was changed: another xfarm command on this machine is still working on it. Wait for" in said
+    assert f"and nothing was changed: {AT_WORK}. Wait for" in said
     assert "unlock" not in said
     assert owner.lock.exists()
 
 
 def test_between_two_engines_of_a_command_no_other_command_begins(tmp_path: Path, owners: Callable[..., Owner]) -> None:
     owners().lock.unlink()
-    assert "another xfarm command on this machine is still working on it" in refusal(tmp_path)
+    assert AT_WORK in refusal(tmp_path)
 
 
 def test_an_engine_that_outlives_its_command_keeps_the_lock(tmp_path: Path, owners: Callable[..., Owner]) -> None:

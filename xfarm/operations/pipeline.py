@@ -51,6 +51,11 @@ class Pipeline:
         return self.main_queue_url.rpartition("/")[2]
 
     @property
+    def main_queue_arn(self) -> str:
+        """The ARN of the main queue, which is in the account and region of the dead-letter queue."""
+        return f"{self.dead_letter_queue_arn.removesuffix(self.dead_letter_queue_name)}{self.main_queue_name}"
+
+    @property
     def alarm_topic_name(self) -> str:
         """The name of the topic for alarms."""
         return self.alarm_topic_arn.rpartition(":")[2]

@@ -388,11 +388,12 @@ def _move(
     ended = None
     if not _is_active(latest):
         ended = latest and latest.get("StartedTimestamp")
-        # Without a destination, SQS moves each message to the queue that it came from.
+        source, main = pipeline.dead_letter_queue_arn, pipeline.main_queue_arn
+        # Without a destination, SQS would not know where to move a message that was sent to the dead-letter queue.
         if rate:
-            sqs.start_message_move_task(SourceArn=pipeline.dead_letter_queue_arn, MaxNumberOfMessagesPerSecond=rate)
+            sqs.start_message_move_task(SourceArn=source, DestinationArn=main, MaxNumberOfMessagesPerSecond=rate)
         else:
-            sqs.start_message_move_task(SourceArn=pipeline.dead_letter_queue_arn)
+            sqs.start_message_move_task(SourceArn=source, DestinationArn=main)
     while True:
         task = _latest(sqs, pipeline)
         if task and task.get("StartedTimestamp") != ended:

@@ -297,7 +297,7 @@ def examined(place: Store | None, project: str, stack: str) -> Iterator[Found]:
         yield Found(file, alone, [lock for lock in locks if lock not in unproven], unproven)
 
 
-RUNS: Final = "another xfarm command on this machine is still working on it"
+RUNS: Final = "another xfarm command on this machine, or Pulumi that a killed one has started, is still working on it"
 
 
 def refusal(lock: Lock | None, reason: str) -> str:

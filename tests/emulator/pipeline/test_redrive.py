@@ -213,6 +213,15 @@ def created(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     return create_pipeline(visibility_s=60)
 
 
+def test_messages_that_were_sent_to_the_dead_letter_queue_itself_are_moved_too(created: Pipeline) -> None:
+    output = io.StringIO()
+    for text in GARBAGE:
+        boto3.client("sqs").send_message(QueueUrl=created.dead_letter_queue_url, MessageBody=text)
+    redrive(created, Console(file=output, width=1000), trial=False)
+    assert output.getvalue() == "3 moved from xFarmDeadLetterSqs back to xFarmMainQueue.\n"
+    assert counts(created.dead_letter_queue_url) == Counts(waiting=0, in_flight=0)
+
+
 @pytest.mark.parametrize(("command", "name"), [("redrive", "SIGKILL"), ("redrive", "SIGTERM"), ("discard", "SIGKILL")])
 def test_no_message_is_lost_if_the_command_ends_between_any_two_requests(
     created: Pipeline, tmp_path: Path, console: Console, command: str, name: str
