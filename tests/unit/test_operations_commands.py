@@ -128,8 +128,11 @@ def test_nothing_in_a_folder_is_passed_over_in_silence(tmp_path: Path, kind: str
         os.mkfifo(folder / "odd")
     else:
         (folder / "odd").symlink_to(tmp_path if kind == "link to a folder" else tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"odd' is neither a file nor a folder"):
+    with pytest.raises(UserError, match=r"odd' is neither a file nor a folder, .* or a device: remove it, or name"):
         send.find([folder])
+    if kind != "link to a folder":
+        with pytest.raises(UserError, match=r"odd' is neither a file nor a folder, .* or a device: name the files"):
+            send.find([folder / "odd"])
 
 
 # Files to send

@@ -100,11 +100,12 @@ def _walk(folder: Path) -> list[Path]:
             if path.is_file():
                 found.append(path)
             elif path.is_symlink() or not path.is_dir():
-                raise UserError(
-                    f"'{path}' is neither a file nor a folder, but a link to a folder, a broken link or a device: "
-                    "remove it, or name the files to send."
-                )
+                raise UserError(f"{_neither(path)}: remove it, or name the files to send.")
     return sorted(found)
+
+
+def _neither(path: Path) -> str:
+    return f"'{shortened(str(path))}' is neither a file nor a folder, but a link to a folder, a broken link or a device"
 
 
 @contextmanager
@@ -133,6 +134,8 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
                 raise UserError(f"the folder '{path}' contains no files.")
         elif path.is_file():
             found = {Path(path.name): path}
+        elif os.path.lexists(path):
+            raise UserError(f"{_neither(path)}: name the files to send.")
         else:
             raise UserError(f"there is no file or folder '{shortened(str(path))}'.")
         for relative, file in found.items():
