@@ -431,7 +431,8 @@ def expect_tasks(sqs: Stubber, *tasks: dict[str, Any]) -> None:
 
 
 def expect_start(sqs: Stubber) -> None:
-    sqs.add_response("start_message_move_task", {"TaskHandle": "h"}, {"SourceArn": PIPELINE.dead_letter_queue_arn})
+    queues = {"SourceArn": PIPELINE.dead_letter_queue_arn, "DestinationArn": "arn:aws:sqs:eu-west-1:1:main"}
+    sqs.add_response("start_message_move_task", {"TaskHandle": "h"}, queues)
 
 
 def task(started: int, state: str, moved: int, **more: str) -> dict[str, Any]:
