@@ -373,7 +373,9 @@ def _print_times(console: Console, names: list[str], times: Mapping[tuple[str, s
             row += [seconds(times[other, operation]), f"{ratio:.2f}"]
         rows.append(row)
     head = ["", ours, *(name for other in others for name in (other, "ratio"))]
-    table(console, f"Medians of {ROUNDS} alternating rounds, with {PREVIEWS} previews each", head, rows)
+    table(
+        console, f"Medians of {ROUNDS} alternating rounds (same graph: one), with {PREVIEWS} previews each", head, rows
+    )
 
 
 def _print_stacks(console: Console, stacks: Stacks) -> None:

@@ -74,6 +74,7 @@ class _Search(NamedTuple):
     """Searches for the forms of credentials."""
 
     forms: set[bytes]
+    longest: int
     form: re.Pattern[bytes]
     first_byte: re.Pattern[bytes]
 
@@ -87,7 +88,8 @@ def _compiled(_count: int) -> _Search:
     forms = _forms.copy()
     # The longest first: a form may be the beginning of another.
     form = b"|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    return _Search(forms, re.compile(form), re.compile(b"[" + re.escape(bytes({form[0] for form in forms})) + b"]"))
+    first_byte = b"[" + re.escape(bytes({form[0] for form in forms})) + b"]"
+    return _Search(forms, max(map(len, forms)), re.compile(form), re.compile(first_byte))
 
 
 def _written(value: str) -> Iterator[bytes]:
@@ -183,7 +185,7 @@ class _Output(io.BufferedIOBase):
 def _beginning(text: bytes) -> bytes:
     """Return the end of a text that is the beginning of a credential. No credential goes over the end of a line."""
     if search := _search():
-        last = text[text.rfind(b"\n") + 1 :][-max(map(len, search.forms)) :]
+        last = text[text.rfind(b"\n") + 1 :][-search.longest :]
         for first in search.first_byte.finditer(last):
             end = last[first.start() :]
             if any(form.startswith(end) for form in search.forms):

@@ -162,9 +162,7 @@ def test_a_cancelled_run_leaves_no_lock_and_the_next_completes_it(account: Accou
     assert account.locks()
     # GitHub signals the step's first process alone: SIGINT, then SIGTERM.
     process.send_signal(signal.SIGINT)
-    assert process.stdout
-    while "Stopping once the operations in progress are done" not in process.stdout.readline():
-        assert process.poll() is None
+    stress.read_until(process, "Stopping once the operations in progress are done")
     eventually(lambda: not interrupted(process))  # the same signal twice, as long as it is pending, is one
     process.send_signal(signal.SIGTERM)
     eventually(lambda: process.poll() is not None)

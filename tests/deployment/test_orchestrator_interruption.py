@@ -47,11 +47,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     other = small.run("deploy")
     # A terminal sends the signal to all of its foreground's process group.
     os.killpg(process.pid, signal.SIGINT)
-    said = ""
-    for line in process.stdout or ():
-        said += line
-        if "Stopping once" in line:
-            break
+    said = stress.read_until(process, "Stopping once")
     released.set()
     said += process.communicate()[0]
 

@@ -60,9 +60,7 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     process = stress.start(deployed, "preview", "--refresh")
     assert asked.wait(300)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.stdout
-    while "press Ctrl-C again to stop at once." not in process.stdout.readline():
-        assert process.poll() is None
+    stress.read_until(process, "press Ctrl-C again to stop at once.")
     released.set()  # the engines have their signal
     output = process.communicate()[0]
     assert process.returncode == 1

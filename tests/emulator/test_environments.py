@@ -228,7 +228,8 @@ def run(case: Case, setup: Setup, emulator: Emulator, folder: Path) -> list[Done
 
 def constant(text: str) -> str:
     """Return a text without colours, and without numbers, of which some count the files sent so far, and widths."""
-    return re.sub(r"\d+(\.\d+)?", "N", re.sub(" +", " ", re.sub(r"\x1b\[[0-9;]*m", "", text)))
+    text = re.sub(r"(:\d\d)\.\d+(?=\+)", r"\1", text)  # one time in a thousand has no milliseconds
+    return re.sub(r"\d+", "N", re.sub(" +", " ", re.sub(r"\x1b\[[0-9;]*m", "", text)))
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,16 @@ def start(checkout: Checkout, *arguments: str, under: tuple[str, ...] = ()) -> s
     )
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """Return what a command prints up to the line with a text, and assert that it does not end before."""
+    assert process.stdout
+    printed = ""
+    while text not in printed:
+        assert process.poll() is None, printed
+        printed += process.stdout.readline()
+    return printed
+
+
 def kill(process: subprocess.Popen[str]) -> str:
     """Kill a command and all its child processes, and return its output."""
     for pid in session(process.pid):

@@ -574,9 +574,8 @@ def test_all_are_moved_by_sqs_once_the_first_has_a_result(
     monkeypatch.setattr(sqs, "start_message_move_task", start, raising=False)
     monkeypatch.setattr(redrive, "_latest", latest)
     redrive.redrive(PIPELINE, console, rate=7)
-    (task,) = tasks
-    assert task.pop("DestinationArn") == "arn:aws:sqs:eu-west-1:000000000000:main"
-    assert task == {"SourceArn": PIPELINE.dead_letter_queue_arn, "MaxNumberOfMessagesPerSecond": 7}
+    queues = {"SourceArn": PIPELINE.dead_letter_queue_arn, "DestinationArn": "arn:aws:sqs:eu-west-1:000000000000:main"}
+    assert tasks == [queues | {"MaxNumberOfMessagesPerSecond": 7}]
     assert shown(console).splitlines()[-1] == "11 moved from dead back to main."
 
 

@@ -74,7 +74,8 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         reports = _Session(operation, stack, console, refresh=refresh, yes=yes).run(selected)
         succeeded = all(report.outcome in {"done", "absent"} for report in reports)
         refreshed = operation == "destroy" or (operation == "deploy" and refresh)
-        if stack == targets.LOCAL and succeeded and refreshed and not (only or first):
+        everything = not (only or first)
+        if stack == targets.LOCAL and succeeded and refreshed and everything:
             from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
 
             local_environment.forget_losses(ROOT)
@@ -82,7 +83,6 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
             print(json.dumps([asdict(report) for report in reports], indent=2))
         else:
             console.print(summary(reports, operation))
-            everything = not (only or first)
             if everything and operation in _NOTHING and succeeded and not any(report.changes for report in reports):
                 console.print(f"Nothing to {_NOTHING[operation]}: '{stack}' has no resources.")
     if not succeeded:

@@ -79,9 +79,10 @@ class PulumiCli(PulumiCommand):
         """
         began = datetime.now(UTC)
         is_engine = args[0] != "stack"
-        with ExitStack() as files:
+        with ExitStack() as opened:
             # An engine writes to files: a pipe that this process has left would end it in the middle of its work.
-            stdout, stderr = (files.enter_context(TemporaryFile()) if is_engine else subprocess.PIPE for _ in range(2))
+            files = [opened.enter_context(TemporaryFile()) for _ in range(2)] if is_engine else []
+            stdout, stderr = files or (subprocess.PIPE, subprocess.PIPE)
             process = subprocess.Popen(
                 [self.command, "--non-interactive", *args],
                 cwd=cwd,
@@ -103,10 +104,7 @@ class PulumiCli(PulumiCommand):
                 _engines.discard(process)
                 if self._claim and process.returncode is not None:
                     self._claim.ended(failed=process.returncode != 0)
-            output, errors = (
-                text if isinstance(file, int) else _text(file)
-                for text, file in zip(printed, (stdout, stderr), strict=True)
-            )
+            output, errors = map(_text, files) if files else printed
         result = CommandResult(output, errors, process.returncode)
         if process.returncode:
             raise create_command_error(result)
