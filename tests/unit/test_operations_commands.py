@@ -185,6 +185,11 @@ def test_a_file_that_is_deleted_meanwhile_is_named(tmp_path: Path, monkeypatch: 
         send.find([tmp_path])
 
 
+def test_a_url_is_not_taken_for_a_file() -> None:
+    with pytest.raises(UserError, match=r"^'s3://bucket/inputs/a' is in S3 already: 'xfarm reprocess' "):
+        send.find([Path("s3://bucket/inputs/a")])
+
+
 def test_a_folder_without_permissions_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, *_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))

@@ -13,6 +13,7 @@ from xfarm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mypy_boto3_lambda.type_defs import EventSourceMappingConfigurationResponseTypeDef
     from rich.console import Console
 
 LONGEST: Final = 300
@@ -135,8 +136,8 @@ def key_of(pipeline: Pipeline, text: str) -> str:
     return key
 
 
-def require_working(pipeline: Pipeline) -> None:
-    """Check that the parts exist that process files.
+def require_working(pipeline: Pipeline) -> EventSourceMappingConfigurationResponseTypeDef:
+    """Check that the parts exist that process files, and return what Lambda says of the event source mapping.
 
     Raises:
         ClientError: One of them doesn't.
@@ -144,7 +145,27 @@ def require_working(pipeline: Pipeline) -> None:
     counts(pipeline.main_queue_url)
     functions = boto3.client("lambda")
     functions.get_function_configuration(FunctionName=pipeline.function_name)
-    functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+    return functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+
+
+def require_processing(pipeline: Pipeline, otherwise: str) -> EventSourceMappingConfigurationResponseTypeDef:
+    """Check what `require_working` does, and that the event source mapping is enabled; return what Lambda says of it.
+
+    Args:
+        pipeline: The pipeline.
+        otherwise: What the user can do although it is disabled, for the message.
+
+    Raises:
+        ClientError: A part doesn't exist.
+        UserError: The mapping is disabled.
+    """
+    mapping = require_working(pipeline)
+    if mapping["State"] in {"Disabled", "Disabling"}:
+        raise UserError(
+            f"nothing would be processed, as the function's event source mapping is {mapping['State']}: "
+            f"enable it with 'xfarm deploy {pipeline.stack} --refresh'{otherwise}."
+        )
+    return mapping
 
 
 def number_of(count: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from lambda_code.s3_events import parse
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters
 from xfarm.operations.dead_letters import BATCH, MOST, Received, in_flight, last_errors, outcomes, peek, place
-from xfarm.operations.pipeline import counts, printable, require_working
+from xfarm.operations.pipeline import counts, printable, require_processing, require_working
 from xfarm.operations.reprocess import send_batch
 from xfarm.operations.send import one_retry
 
@@ -323,12 +323,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
     Raises:
         UserError: Its first attempt failed, or there was none within the time of one retry.
     """
-    mapping = boto3.client("lambda").get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
-    if mapping["State"] in {"Disabled", "Disabling"}:
-        raise UserError(
-            f"nothing was moved, as nothing is processed: the function's event source mapping is {mapping['State']}. "
-            "Enable it, or move the messages without a trial (--no-trial)."
-        )
+    mapping = require_processing(pipeline, ", or move the messages without a trial (--no-trial)")
     since = parsedate_to_datetime(mapping["ResponseMetadata"]["HTTPHeaders"]["date"])  # by AWS's clock
     # First, as these fail if the function or its log was deleted.
     patience_s = one_retry(pipeline)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, number_of, print_plain, require_working, shortened
+from xfarm.operations.pipeline import counts, number_of, print_plain, require_processing, require_working, shortened
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
             found = {Path(path.name): path}
         elif os.path.lexists(path):
             raise UserError(f"{_neither(path)}: name the files to send.")
+        elif str(path).startswith("s3:/"):
+            url = shortened(f"s3://{str(path).removeprefix('s3:/')}")
+            raise UserError(f"'{url}' is in S3 already: 'xfarm reprocess' processes files of the bucket again.")
         else:
             raise UserError(f"there is no file or folder '{shortened(str(path))}'.")
         for relative, file in found.items():
@@ -349,7 +352,8 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
         UserError: A file can't be sent, is in the dead-letter queue, or has no result after that time.
     """
     files = find(paths)
-    require_working(pipeline)
+    not_followed = ", or only upload the files (--timeout 0)"
+    require_working(pipeline) if timeout == 0 else require_processing(pipeline, not_followed)
     uploads = upload(pipeline, files, console)
     timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -10,9 +11,12 @@ from rich.console import Console
 
 from tests.support.driver import EMPTY, Driver
 from tests.support.waiting import eventually
+from xfarm.errors import UserError
 from xfarm.operations import dead_letters
 from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
+from xfarm.operations.reprocess import reprocess
+from xfarm.operations.send import send
 
 RANDOM = random.Random(0)  # noqa: S311 - the same files each time
 SIZES = (0, 1, 100, 10_000, 300_000)
@@ -84,10 +88,19 @@ def test_files_that_fail_for_good_are_in_the_dead_letter_queue_and_can_be_redriv
     driver.assert_complete(contents)
 
 
-def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Driver) -> None:
+def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Driver, tmp_path: Path) -> None:
     contents = files(200)
     driver.set_mapping(enabled=False)
     driver.upload(contents)
+    (tmp_path / "sent.csv").write_bytes(b"sent\n")
+    for command in (
+        lambda: send(driver.pipeline, [tmp_path], Console(quiet=True)),
+        lambda: reprocess(driver.pipeline, Console(quiet=True)),
+    ):
+        with pytest.raises(UserError, match=r"nothing would be processed, .* 'xfarm deploy \w+ --refresh'"):
+            command()
+    send(driver.pipeline, [tmp_path], Console(quiet=True), timeout=0)
+    contents["sent.csv"] = b"sent\n"
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
     assert driver.results() == set()
     driver.set_mapping(enabled=True)
