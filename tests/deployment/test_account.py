@@ -52,7 +52,7 @@ class Account:
     @property
     def endpoint(self) -> str:
         """The value for AWS_ENDPOINT_URL."""
-        return f"http://127.0.0.1:{self.proxy.server_port}"
+        return self.proxy.url
 
     @property
     def bucket(self) -> str:

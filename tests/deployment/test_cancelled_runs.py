@@ -16,7 +16,7 @@ import yaml
 
 from tests.support import github, small_stacks, stress
 from tests.support.checkout import Checkout
-from tests.support.faulty_aws import SERVICES, FaultyAws
+from tests.support.faulty_aws import FaultyAws, redirect
 from tests.support.github import TOKEN, GitHub
 from tests.support.http_server import serving
 from tests.support.waiting import eventually
@@ -50,10 +50,10 @@ class Account:
             # Pulumi writes the file again, with strings, when it creates the stack.
             settings = small_stacks.SETTINGS.replace("true", '"true"')
             (folder / "Pulumi.dev.yaml").write_text(settings, encoding="utf-8")
-            endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
-            checkout.configure(project, "dev", **{"aws:endpoints": endpoints})
+        redirect(checkout, "dev", ("alpha", "beta"), proxy.url)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("GATEWAY_PORT", str(checkout.port))
+            for name, value in checkout.environment.items():
+                patch.setenv(name, value)
             pulumi = prepare(checkout.root, print)
         names = ("PULUMI_HOME", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
         self.environment = {name: pulumi[name] for name in names} | {

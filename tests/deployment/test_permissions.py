@@ -94,8 +94,7 @@ class Life:
 
         with serving(FaultyAws(self.checkout.port)) as proxy:
             proxy.delay = hold
-            endpoint = f"http://127.0.0.1:{proxy.server_port}"
-            process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes", AWS_ENDPOINT_URL=endpoint)
+            process = self.start("deploy", "deploy", "dev", "--only", "storage", "--yes", AWS_ENDPOINT_URL=proxy.url)
             assert created.wait(300)
             stress.kill(process)
             killed.set()

@@ -57,6 +57,8 @@ class Checkout:
 
     root: Path
     port: int = field(default_factory=free_port)
+    variables: dict[str, str] = field(default_factory=dict)
+    """The variables that its commands have in addition."""
 
     def __post_init__(self) -> None:
         ignore = shutil.ignore_patterns("__pycache__", ".local")
@@ -76,7 +78,7 @@ class Checkout:
         """The environment without the user's settings for AWS and Pulumi, and without CI's for its own steps."""
         left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
-        return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)}
+        return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)} | self.variables
 
     def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module of the copy, as `python -m` does, and return its output."""

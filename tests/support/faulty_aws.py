@@ -3,9 +3,10 @@
 import http.client
 import json
 import re
+import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.support.checkout import Checkout
 from tests.support.http_server import serving
+from xfarm.toolchain import terraform
+from xfarm.toolchain.resolve import resolve
 
 SERVICES = ("cloudwatch", "iam", "lambda", "logs", "s3", "sns", "sqs", "sts")
 
@@ -144,6 +147,11 @@ class FaultyAws(ThreadingHTTPServer):
         with self.lock:
             return any(habit.after(request, status) for habit in self.habits)
 
+    @property
+    def url(self) -> str:
+        """The URL that it listens at."""
+        return f"http://127.0.0.1:{self.server_port}"
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore connections of clients that were killed."""
 
@@ -219,11 +227,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content.encode())
 
 
+def redirect(checkout: Checkout, stack: str, projects: Iterable[str], url: str) -> None:
+    """Let the AWS provider of some projects send its requests to a URL, and nothing else of the copy.
+
+    The provider takes two seconds of the processor to check the setting `endpoints`, each time that an engine starts.
+    So where it can be started in another way, it finds the URL in its environment.
+    """
+    if not resolve(checkout.root, print).shared_plugin:  # it is the official plugin
+        for project in projects:
+            checkout.configure(project, stack, **{"aws:endpoints": [dict.fromkeys(SERVICES, url)]})
+        return
+    provider, folder = terraform.find_provider(), checkout.root / "terraform"
+    launcher = folder.joinpath(*provider.parts[-6:])  # registry.terraform.io/hashicorp/aws/VERSION/SYSTEM/PROGRAM
+    launcher.parent.mkdir(parents=True)
+    launcher.write_text(f'#!/bin/sh\nAWS_ENDPOINT_URL={url} exec {shlex.quote(str(provider))} "$@"\n', encoding="utf-8")
+    launcher.chmod(0o755)
+    checkout.variables[terraform.FOLDER_VARIABLE] = str(folder)
+
+
 @contextmanager
 def between(checkout: Checkout, *projects: str, retries: int = 3) -> Iterator[FaultyAws]:
-    """Let the projects of a copy reach its emulator through a proxy."""
+    """Let the provider of the projects of a copy reach its emulator through a proxy."""
     with serving(FaultyAws(checkout.port)) as proxy:
+        redirect(checkout, "local", projects, proxy.url)
         for project in projects:
-            endpoints = [dict.fromkeys(SERVICES, f"http://127.0.0.1:{proxy.server_port}")]
-            checkout.configure(project, "local", **{"aws:endpoints": endpoints, "aws:maxRetries": retries})
+            checkout.configure(project, "local", **{"aws:maxRetries": retries})
         yield proxy
