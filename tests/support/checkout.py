@@ -75,8 +75,8 @@ class Checkout:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment without the user's settings for AWS and Pulumi, and without CI's for its own steps."""
-        left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_")
+        """The environment without the user's settings for AWS and Pulumi, and without those of CI and of one test."""
+        left = ("AWS_", "PULUMI_", "GITHUB_", "RUNNER_", "PYTEST_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)} | self.variables
 

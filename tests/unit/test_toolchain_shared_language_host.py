@@ -14,7 +14,8 @@ from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, language_pb2, lang
 from typing_extensions import override
 
 from tests.support.waiting import eventually
-from xfarm.toolchain import shared_language_host
+from xfarm.file_locks import acquire
+from xfarm.toolchain.servers import Servers
 
 
 class Engine(engine_pb2_grpc.EngineServicer):
@@ -31,17 +32,19 @@ class Engine(engine_pb2_grpc.EngineServicer):
 
 
 class Host:
-    """A host, and an engine that is attached to it."""
+    """A host, the file that its owner keeps locked, and an engine that is attached to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.owner = (folder / "owner").open("w")
+        assert acquire(self.owner)
         self.engine = Engine()
-        self.process = shared_language_host.start(os.environ)
-        assert self.process.stdout
+        port = self.port()
         self._server = grpc.server(ThreadPoolExecutor(8))
         engine_pb2_grpc.add_EngineServicer_to_server(self.engine, self._server)
         self._address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
-        channel = grpc.insecure_channel(f"127.0.0.1:{self.process.stdout.readline().strip()}")
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self._stub = language_pb2_grpc.LanguageRuntimeStub(channel)
         self._stub.Handshake(language_pb2.LanguageHandshakeRequest(engine_address=self._address), wait_for_ready=True)
 
@@ -55,20 +58,26 @@ class Host:
         request.info.program_directory = str(folder)
         return self._stub.Run.future(request)
 
-    def end(self, *, engine_first: bool) -> None:
-        """End the engine and close the host's standard input, in this order or the other."""
-        assert self.process.stdin
-        ends = [lambda: self._server.stop(None).wait(), self.process.stdin.close]
-        for end in ends if engine_first else reversed(ends):
-            end()
+    def port(self, **environment: str) -> int:
+        """Return the port of the host for an environment, as a command finds it."""
+        return Servers(os.environ | environment, self.folder / "servers", self.folder / "owner").language_host()
+
+    def ended(self) -> bool:
+        """Return whether all hosts have ended."""
+        return all(is_free(path) for path in self.folder.glob("servers/*/server"))
+
+
+def is_free(path: Path) -> bool:
+    with path.open() as lock:
+        return acquire(lock)
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    made = Host()
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("host"))
     yield made
-    made.process.kill()
-    made.process.wait()
+    made.owner.close()
+    eventually(made.ended, seconds=60)
 
 
 def test_what_a_program_prints_is_shown_by_its_engine_and_an_end_without_an_answer_is_an_error(
@@ -106,7 +115,10 @@ def alive(pid: int) -> bool:
     return bool(shown.strip()) and not shown.startswith("Z")
 
 
-@pytest.mark.parametrize("engine_first", [False, True])
-def test_the_host_ends_after_its_parent_and_the_last_engine(host: Host, *, engine_first: bool) -> None:
-    host.end(engine_first=engine_first)
-    assert host.process.wait(timeout=60) == 0
+def test_a_host_serves_later_commands_with_the_same_environment_until_its_owner_ends(host: Host) -> None:
+    port = host.port()
+    assert host.port(PWD="/elsewhere") == port
+    assert host.port(TZ="Asia/Tokyo") != port
+    assert not host.ended()
+    host.owner.close()
+    eventually(host.ended, seconds=60)

@@ -14,7 +14,6 @@ from xfarm.toolchain.resolve import resolve
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
 
 _PREFIXES: Final = ("AWS_", "PULUMI_")
@@ -84,7 +83,7 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
         root: The checkout's folder; its `.local` and the user's cache folder are the only folders written to.
         notify: Called with each message for the user: the toolchain, and the progress of downloads and builds.
         projects: The folder with the projects, each in a folder of its name, if this process will run Pulumi's engine.
-            If the toolchain allows it, all engines share one AWS plugin, which outlives them.
+            If the toolchain allows it, all engines share one AWS plugin and one language host, which outlive them.
 
     Raises:
         UserError: There is no toolchain, or the emulator or the plugin can't be started.
@@ -133,22 +132,16 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
     )
     if not projects:
         return environment
-    # Their imports take as long as all else that a command without engines does.
-    from xfarm.toolchain import shared_language_host, shared_plugin  # noqa: PLC0415
+    # Its imports take as long as all else that a command without engines does.
+    from xfarm.toolchain.servers import Servers  # noqa: PLC0415
 
-    host = shared_language_host.start(environment) if toolchain.shares_language_host else None
+    servers = Servers(environment, folder / "servers", account.directory / "lock")
+    attach = {}
+    if toolchain.shares_language_host:
+        attach["PULUMI_DEBUG_LANGUAGES"] = f"python:{servers.language_host()}"
     if toolchain.shared_plugin:
-        owner = account.directory / "lock"
-        port = shared_plugin.port([toolchain.shared_plugin], environment, folder / "plugins", projects, owner)
-        environment["PULUMI_DEBUG_PROVIDERS"] = f"aws:{port}"
-    if host and host.stdout:
-        environment["PULUMI_DEBUG_LANGUAGES"] = f"python:{host.stdout.readline().strip()}"
-        _hosts.append(host)
-    return environment
-
-
-_hosts: list[subprocess.Popen[str]] = []
-"""The language hosts, which run for as long as this process keeps their standard input open."""
+        attach["PULUMI_DEBUG_PROVIDERS"] = f"aws:{servers.plugin(toolchain.shared_plugin, projects)}"
+    return environment | attach
 
 
 def _prepend(folders: list[str], path: str) -> str:

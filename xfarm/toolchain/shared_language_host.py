@@ -1,29 +1,29 @@
-"""One language host for all engines of a command, which attach to it instead of each starting its own.
+"""One language host for all engines of a checkout, which attach to it instead of each starting its own.
 
 Most of a small program's time is the import of Pulumi's SDK. This host imports it once, and forks for each program.
 
-Usage: python -m xfarm.toolchain.shared_language_host
-It prints its port, and ends when its standard input is closed and the last engine has ended.
+Usage: python -m xfarm.toolchain.shared_language_host USERS OWNER
+It prints its port, and ends when the file USERS has not been locked for some minutes, or OWNER is no longer locked.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
 import sys
 from multiprocessing import forkserver
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pulumi.automation._server import LanguageServer
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc
 from typing_extensions import override
 
+from xfarm.file_locks import wait_until_free
 from xfarm.toolchain import service
 from xfarm.toolchain.sharing import Engines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from multiprocessing.connection import Connection
 
     import grpc
@@ -84,29 +84,13 @@ def _run(request: bytes, engine: str, output: Connection, answer: Connection) ->
     answer.send_bytes(response.SerializeToString())
 
 
-def start(environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start a host; it ends with this process and the last engine. The first line that it prints is its port."""
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__],
-        env={**environment, "GRPC_VERBOSITY": "ERROR"},  # by default, gRPC logs each engine that disconnects
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        process_group=0,  # so that Ctrl-C reaches the engines only, which finish their operations in progress
-    )
-
-
 def main() -> None:
     """Serve all engines that attach, until asked to exit."""
     _forks.set_forkserver_preload([*_PRELOADED])
     forkserver.ensure_running()
+    users, owner = map(Path, sys.argv[1:])
     engines = Engines()
-
-    def ended() -> None:
-        service.parent_ends()
-        engines.wait_until_all_ended()
-
-    service.exit_on_request(lambda: None, ended)
+    service.exit_on_request(lambda: None, lambda: engines.wait_until_unused(users), lambda: wait_until_free(owner))
     host = SharedLanguageHost(engines)
     service.serve(lambda server: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server))
 

@@ -31,7 +31,6 @@ IDLE_S: Final = 600
 """How long the plugin goes on running unused, in seconds. It occupies 0.5 GB of memory."""
 
 
-_POLL_S: Final = 0.2
 _CONNECT_S: Final = 5
 """How long an engine may take to accept a connection on a very busy machine, in seconds."""
 
@@ -102,11 +101,6 @@ class Engines(engine_pb2_grpc.EngineServicer):
         for channel in [channels[address]] if address in channels else channels.values():
             _log(channel, request)
         return empty_pb2.Empty()
-
-    def wait_until_all_ended(self) -> None:
-        """Wait until no attached engine runs."""
-        while self.any_runs():
-            time.sleep(_POLL_S)
 
     def wait_until_unused(self, users: Path) -> None:
         """Wait until no engine has been attached for `IDLE_S`, and no process has the file of users locked."""

@@ -1,4 +1,4 @@
-"""One AWS plugin for all commands of a checkout: when a running one serves, and when another is started."""
+"""The servers for all commands of a checkout: when a running one serves, and when another is started."""
 
 import os
 import shutil
@@ -15,26 +15,32 @@ import pytest
 from tests.support.killed import at_each_line
 from xfarm.errors import UserError
 from xfarm.file_locks import acquire
-from xfarm.toolchain import shared_plugin
+from xfarm.toolchain.servers import Servers
 
-PLUGIN = ["sh", "-c", "echo $$; exec sleep 600"]
-"""A plugin whose port is its process id."""
+SERVER = "echo $$; exec sleep 600"
+"""A shell's program for a server whose port is its process id."""
 
 
 class Starter:
     """Finds or starts plugins in a folder, and ends them all."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / ".local" / "plugins"
+        self.folder = folder / ".local" / "servers"
         self.projects = folder / "stacks"
         self.projects.mkdir(exist_ok=True)
         self.started: set[int] = set()
 
-    def port(self, command: list[str] = PLUGIN, **environment: str) -> int:
-        variables = {"PATH": os.environ["PATH"]} | environment
-        port = shared_plugin.port(command, variables, self.folder, self.projects, self.folder / "owner")
+    def port(self, program: str = SERVER, **environment: str) -> int:
+        """Return the port of a plugin, which is a shell's program."""
+        path = self.projects.parent / "plugin"
+        path.write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+        path.chmod(0o755)
+        port = self.servers(environment).plugin(str(path), self.projects)
         self.started.add(port)
         return port
+
+    def servers(self, environment: dict[str, str]) -> Servers:
+        return Servers({"PATH": os.environ["PATH"]} | environment, self.folder, self.folder / "owner")
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_commands_that_start_at_the_same_time_start_one_plugin(starter: Starter)
 
 
 def test_the_plugin_can_see_that_a_command_uses_it_until_that_ends(starter: Starter) -> None:
-    program = "import sys; from tests.unit.test_toolchain_shared_plugin import Starter, Path;"
+    program = "import sys; from tests.unit.test_toolchain_servers import Starter, Path;"
     program += "Starter(Path(sys.argv[1])).port(); print(flush=True); input()"
     folder = starter.folder.parents[1]
     command = [sys.executable, "-c", program, str(folder)]
@@ -86,8 +92,8 @@ def test_the_plugin_can_see_that_a_command_uses_it_until_that_ends(starter: Star
 
 
 def test_a_plugin_that_ends_at_once_is_an_error_that_names_its_log(starter: Starter) -> None:
-    with pytest.raises(UserError, match=r"ended at once: see .*/log\.") as error:
-        starter.port(["sh", "-c", "echo no such provider >&2"])
+    with pytest.raises(UserError, match=r"^the AWS plugin ended at once: see .*/log\.") as error:
+        starter.port("echo no such provider >&2")
     log = Path(str(error.value).rpartition(" ")[2].removesuffix("."))
     assert log.read_text() == "no such provider\n"
 
@@ -98,11 +104,11 @@ def test_a_plugin_is_found_or_started_after_a_command_that_was_killed_at_any_lin
     pids = tmp_path / "pids"
     pids.touch()
     # A plugin that may go on running when nobody reads its port.
-    command = ["sh", "-c", f"trap '' PIPE; echo $$ >>{pids}; echo $$; exec sleep 600"]
-    for _line in at_each_line(lambda: starter.port(command)):
-        port = starter.port(command)
+    program = f"trap '' PIPE; echo $$ >>{pids}; {SERVER}"
+    for _line in at_each_line(lambda: starter.port(program)):
+        port = starter.port(program)
         for pid in {*map(int, pids.read_text(encoding="utf-8").split())} - starter.started:
             os.kill(pid, signal.SIGKILL)
-        assert starter.port(command) == port
+        assert starter.port(program) == port
         pids.write_text("", encoding="utf-8")
         shutil.rmtree(starter.folder)
