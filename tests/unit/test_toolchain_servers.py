@@ -35,12 +35,12 @@ class Starter:
         path = self.projects.parent / "plugin"
         path.write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
         path.chmod(0o755)
-        port = self.servers(environment).plugin(str(path), self.projects)
+        port = self.servers(environment).plugin(str(path))
         self.started.add(port)
         return port
 
     def servers(self, environment: dict[str, str]) -> Servers:
-        return Servers({"PATH": os.environ["PATH"]} | environment, self.folder, self.folder / "owner")
+        return Servers({"PATH": os.environ["PATH"]} | environment, self.folder, self.folder / "owner", self.projects)
 
 
 @pytest.fixture

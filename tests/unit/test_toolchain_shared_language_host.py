@@ -36,6 +36,7 @@ class Host:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / "program.py").write_text("aws.sqs.Queue(), aws.lambda_.Function()", encoding="utf-8")
         self.owner = (folder / "owner").open("w")
         assert acquire(self.owner)
         self.engine = Engine()
@@ -60,7 +61,8 @@ class Host:
 
     def port(self, **environment: str) -> int:
         """Return the port of the host for an environment, as a command finds it."""
-        return Servers(os.environ | environment, self.folder / "servers", self.folder / "owner").language_host()
+        servers = Servers(os.environ | environment, self.folder / "servers", self.folder / "owner", self.folder)
+        return servers.language_host()
 
     def ended(self) -> bool:
         """Return whether all hosts have ended."""
@@ -99,6 +101,18 @@ def test_each_program_has_its_own_folder_modules_and_process(host: Host, tmp_pat
         program = "import os, part; print(part.NAME, os.path.basename(os.getcwd()), flush=True); os._exit(0)"
         host.run(tmp_path / name, program).result(timeout=60)
     assert [line for line in host.engine.logged if line.startswith("INFO")] == ["INFO one one", "INFO two two"]
+
+
+def test_the_services_that_the_programs_use_are_imported_before_they_run(host: Host, tmp_path: Path) -> None:
+    program = """
+import os, sys
+print([name for name in sys.modules if name in {'pulumi_aws.sqs.queue', 'pulumi_aws.lambda_.function'}], flush=True)
+print('pulumi_aws.sns.topic' in sys.modules, flush=True)
+os._exit(0)
+"""
+    host.run(tmp_path, program).result(timeout=60)
+    assert host.engine.logged[0] == "INFO ['pulumi_aws.lambda_.function', 'pulumi_aws.sqs.queue']"
+    assert host.engine.logged[1] == "INFO False"
 
 
 def test_a_program_whose_engine_gives_up_is_killed(host: Host, tmp_path: Path) -> None:

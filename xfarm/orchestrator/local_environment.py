@@ -135,12 +135,12 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
     # Its imports take as long as all else that a command without engines does.
     from xfarm.toolchain.servers import Servers  # noqa: PLC0415
 
-    servers = Servers(environment, folder / "servers", account.directory / "lock")
+    servers = Servers(environment, folder / "servers", account.directory / "lock", projects)
     attach = {}
     if toolchain.shares_language_host:
         attach["PULUMI_DEBUG_LANGUAGES"] = f"python:{servers.language_host()}"
     if toolchain.shared_plugin:
-        attach["PULUMI_DEBUG_PROVIDERS"] = f"aws:{servers.plugin(toolchain.shared_plugin, projects)}"
+        attach["PULUMI_DEBUG_PROVIDERS"] = f"aws:{servers.plugin(toolchain.shared_plugin)}"
     return environment | attach
 
 

@@ -29,25 +29,25 @@ class Servers:
         environment: The environment to start them with.
         folder: The folder in which to record those that run.
         owner: The file that the process that they must not outlive keeps locked.
+        projects: The folder with the projects, each in a folder of its name.
     """
 
     environment: Mapping[str, str]
     folder: Path
     owner: Path
+    projects: Path
 
-    def plugin(self, program: str, projects: Path) -> int:
+    def plugin(self, program: str) -> int:
         """Return the port of an AWS plugin, started by this or an earlier command with the same settings and types.
 
         Args:
             program: The plugin.
-            projects: The folder with the projects, each in a folder of its name.
 
         Raises:
             UserError: The plugin doesn't start.
         """
-        types = sorted(types_in_use(projects, projects.parent / "shared"))
         settings = {name: value for name, value in self.environment.items() if name.startswith(("AWS_", "PULUMI_"))}
-        return self._port("the AWS plugin", [program, "--shared", str(projects)], [settings, types])
+        return self._port("the AWS plugin", [program, "--shared", str(self.projects)], [settings, self._types()])
 
     def language_host(self) -> int:
         """Return the port of a language host, started by this or an earlier command with the same environment.
@@ -57,8 +57,12 @@ class Servers:
         """
         variables = {name: value for name, value in self.environment.items() if name not in _OF_THE_SHELL}
         imported = [sys.version, version("pulumi"), version("pulumi-aws")]
-        command = [sys.executable, "-P", "-m", "xfarm.toolchain.shared_language_host"]
+        services = {token.removeprefix("aws:").partition("/")[0] for token in self._types()}
+        command = [sys.executable, "-P", "-m", "xfarm.toolchain.shared_language_host", *sorted(services)]
         return self._port("the language host", command, [variables, imported])
+
+    def _types(self) -> list[str]:
+        return sorted(types_in_use(self.projects, self.projects.parent / "shared"))
 
     def _port(self, name: str, command: list[str], identity: object) -> int:
         """Return the port of a server that was started with the same command, identity and code of this package.

@@ -1,8 +1,9 @@
 """One language host for all engines of a checkout, which attach to it instead of each starting its own.
 
-Most of a small program's time is the import of Pulumi's SDK. This host imports it once, and forks for each program.
+Most of a small program's time is the import of Pulumi's SDK. This host imports it once, with the given services of AWS,
+and forks for each program.
 
-Usage: python -m xfarm.toolchain.shared_language_host USERS OWNER
+Usage: python -m xfarm.toolchain.shared_language_host [SERVICE ...] USERS OWNER
 It prints its port, and ends when the file USERS has not been locked for some minutes, or OWNER is no longer locked.
 """
 
@@ -86,11 +87,15 @@ def _run(request: bytes, engine: str, output: Connection, answer: Connection) ->
 
 def main() -> None:
     """Serve all engines that attach, until asked to exit."""
-    _forks.set_forkserver_preload([*_PRELOADED])
+    *services, users, owner = sys.argv[1:]
+    # `pulumi_aws` imports a service's package once something in it is looked for; a name that is not there is ignored.
+    modules = [f"pulumi_aws.{name}._inputs" for service in services for name in (service, f"{service}_")]
+    _forks.set_forkserver_preload([*_PRELOADED, *modules])
     forkserver.ensure_running()
-    users, owner = map(Path, sys.argv[1:])
     engines = Engines()
-    service.exit_on_request(lambda: None, lambda: engines.wait_until_unused(users), lambda: wait_until_free(owner))
+    service.exit_on_request(
+        lambda: None, lambda: engines.wait_until_unused(Path(users)), lambda: wait_until_free(Path(owner))
+    )
     host = SharedLanguageHost(engines)
     service.serve(lambda server: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server))
 
