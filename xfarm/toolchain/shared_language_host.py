@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     import grpc
 
-_PRELOADED: Final = ("pulumi_aws", "xfarm.toolchain.language_host")
-"""The modules to import once; not `shared`, whose copy is chosen by the program's own path."""
+SERVICES: Final = "XFARM_SERVICES"
+"""The variable that tells the process that is forked which services of AWS to import."""
 
 _forks: Final = multiprocessing.get_context("forkserver")
 
@@ -88,9 +88,8 @@ def _run(request: bytes, engine: str, output: Connection, answer: Connection) ->
 def main() -> None:
     """Serve all engines that attach, until asked to exit."""
     *services, users, owner = sys.argv[1:]
-    # `pulumi_aws` imports a service's package once something in it is looked for; a name that is not there is ignored.
-    modules = [f"pulumi_aws.{name}._inputs" for service in services for name in (service, f"{service}_")]
-    _forks.set_forkserver_preload([*_PRELOADED, *modules])
+    os.environ[SERVICES] = " ".join(services)
+    _forks.set_forkserver_preload(["xfarm.toolchain.preloaded"])
     forkserver.ensure_running()
     engines = Engines()
     service.exit_on_request(
