@@ -141,13 +141,13 @@ def test_another_passphrase_in_the_shell_is_told_with_what_to_do(
 
 @contextmanager
 def ends(checkout: Checkout) -> Iterator[None]:
-    """Wait at the end until the shared AWS plugins that ran at the beginning have ended."""
+    """Wait at the end until the plugins and language hosts that ran at the beginning have ended."""
     with ExitStack() as opened:
-        running = [opened.enter_context(path.open()) for path in checkout.root.glob(".local/plugins/*/plugin")]
+        running = [opened.enter_context(path.open()) for path in checkout.root.glob(".local/servers/*/server")]
         assert running
         yield
-        for plugin in running:
-            eventually(lambda plugin=plugin: acquire(plugin))
+        for server in running:
+            eventually(lambda server=server: acquire(server))
 
 
 def unchanged(done: subprocess.CompletedProcess[str]) -> bool:

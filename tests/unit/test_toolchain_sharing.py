@@ -215,34 +215,21 @@ def test_a_message_goes_to_the_engine_of_its_stack_or_to_all_if_it_has_none(serv
     assert engines["messaging"].logged == ["deprecated", "hello"]
 
 
-def test_the_plugin_waits_for_the_last_engine_to_end(serve: Serve, plugin: Plugin) -> None:
-    servers = []
-    for _ in range(2):
-        _, server, address = engine(serve)
-        plugin.attach(address)
-        servers.append(server)
-    waiting = Thread(target=plugin.engines.wait_until_all_ended, daemon=True)
-    waiting.start()
-    servers[0].stop(None).wait()
-    waiting.join(0.5)
-    assert waiting.is_alive()
-    servers[1].stop(None).wait()
-    waiting.join(10)
-    assert not waiting.is_alive()
-
-
-def test_the_plugin_ends_once_it_is_unused(
+def test_the_plugin_ends_once_no_engine_and_no_command_uses_it(
     serve: Serve, plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharing, "IDLE_S", 0.1)
     users = tmp_path / "users"
     command = users.open("a+")
     share(command)
-    _, server, address = engine(serve)
-    plugin.attach(address)
+    servers = []
+    for _ in range(2):
+        _, server, address = engine(serve)
+        plugin.attach(address)
+        servers.append(server)
     waiting = Thread(target=plugin.engines.wait_until_unused, args=(users,), daemon=True)
     waiting.start()
-    for release in (lambda: server.stop(None).wait(), command.close):
+    for release in (*(lambda server=server: server.stop(None).wait() for server in servers), command.close):
         waiting.join(0.5)
         assert waiting.is_alive()
         release()
