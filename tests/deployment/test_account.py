@@ -28,7 +28,6 @@ from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator.graph import dependencies
-from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import ROOT
 
 ACCOUNT = "000000000000"
@@ -106,14 +105,9 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
         checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
     emulator = Emulator(checkout.emulator.directory, checkout.port, enforces_iam=True)
     emulator.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GATEWAY_PORT", str(checkout.port))
-        tools = prepare(checkout.root, print)
     with serving(FaultyAws(checkout.port)) as proxy:
         proxy.role_s = ROLE_S
-        account = Account(
-            checkout, proxy, access_key(checkout), {name: tools[name] for name in ("PATH", "PULUMI_HOME")}
-        )
+        account = Account(checkout, proxy, access_key(checkout), checkout.pulumi())
         try:
             account.xfarm("bootstrap", "dev")
             account.xfarm("deploy", "dev", "--yes")
@@ -190,10 +184,7 @@ class Sessions:
     def use(self, action: str, inputs: dict[str, str]) -> dict[str, str]:
         """Do what an action does, and return the variables that it sets."""
         if action == "pulumi/actions":
-            return {
-                "PATH": f"{python_path()}:{self.account.tools['PATH']}",
-                "PULUMI_HOME": self.account.tools["PULUMI_HOME"],
-            }
+            return self.account.tools
         if action != "aws-actions/configure-aws-credentials":
             return {}
         sts = boto3.client(

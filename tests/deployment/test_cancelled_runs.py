@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,7 +20,6 @@ from tests.support.github import TOKEN, GitHub
 from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
-from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import ROOT
 
 DEPLOYED = {
@@ -51,13 +49,11 @@ class Account:
             settings = small_stacks.SETTINGS.replace("true", '"true"')
             (folder / "Pulumi.dev.yaml").write_text(settings, encoding="utf-8")
         redirect(checkout, "dev", ("alpha", "beta"), proxy.url)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in checkout.environment.items():
-                patch.setenv(name, value)
-            pulumi = prepare(checkout.root, print)
-        names = ("PULUMI_HOME", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
-        self.environment = {name: pulumi[name] for name in names} | {
-            "PATH": f"{Path(sys.executable).parent}:{pulumi['PATH']}",
+        self.environment = checkout.pulumi() | {
+            "AWS_ENDPOINT_URL": checkout.emulator.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
             "PULUMI_BACKEND_URL": f"s3://state?region={REGION}",
             "STACK": "dev",
         }

@@ -127,8 +127,8 @@ def test_the_command_for_another_stack(deployed: Checkout) -> None:
 
 
 def test_the_commands_for_deploying(runner: Runner) -> None:
-    pulumi = runner.pulumi()
-    environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
+    pulumi = runner.checkout.pulumi(credentials=False)
+    environment = SECRETS | pulumi | {"AWS_ENDPOINT_URL": runner.checkout.emulator.endpoint}
     for command in DEPLOY:
         answer = {"xfarm deploy dev": "yes", "xfarm destroy dev": "dev"}.get(command, "")
         expect(shell(runner.checkout, command, answer, **environment), command)

@@ -3,10 +3,8 @@
 import json
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,6 @@ from tests.support.checkout import Checkout
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
-from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import ROOT
 
 ROLE = "arn:aws:iam::000000000000:role/deployer"
@@ -78,9 +75,7 @@ class Runner:
 
     def _use(self, action: str, arguments: dict[str, str]) -> dict[str, str]:
         if action == "pulumi/actions":
-            environment = self.pulumi()
-            path = f"{Path(sys.executable).parent}:{environment['PATH']}"
-            return {"PATH": path, "PULUMI_HOME": environment["PULUMI_HOME"]}
+            return self.checkout.pulumi()
         if action == "aws-actions/configure-aws-credentials":
             answer = self.checkout.client("sts").assume_role(
                 RoleArn=arguments["role-to-assume"], RoleSessionName="GitHubActions"
@@ -94,12 +89,6 @@ class Runner:
             }
         assert action in {"actions/checkout", "actions/setup-python"}
         return {}
-
-    def pulumi(self) -> dict[str, str]:
-        """Return an environment in which Pulumi is at hand, as after its official installation."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("GATEWAY_PORT", str(self.checkout.port))
-            return prepare(self.checkout.root, print)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +143,7 @@ def test_preview_then_run_then_preview_then_run_then_delete(runner: Runner) -> N
     locks = ".pulumi/locks/organization/messaging/dev/"
     eventually(lambda: failures or s3.list_buckets()["Buckets"])
     eventually(lambda: failures or s3.list_objects_v2(Bucket=STATE_BUCKET, Prefix=locks)["KeyCount"])
-    pulumi = runner.pulumi()
-    environment = SECRETS | {name: pulumi[name] for name in ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL")}
+    environment = SECRETS | checkout.pulumi() | {"AWS_ENDPOINT_URL": checkout.emulator.endpoint}
     second = checkout.run("deploy", "dev", "--yes", **environment)
     deploying.join()
     assert not failures, failures

@@ -20,7 +20,6 @@ from tests.support.http_server import serving
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
-from xfarm.orchestrator.local_environment import prepare
 from xfarm.paths import STACKS
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -63,7 +62,7 @@ class Life:
 
     def environment(self, role: str) -> dict[str, str]:
         """Return the variables of a command that works as a role."""
-        return self.account.environment(role) | {name: self.pulumi[name] for name in ("PATH", "PULUMI_HOME")}
+        return self.account.environment(role) | self.pulumi
 
     def run(self, role: str, *arguments: str) -> str:
         """Run a command as a role, assert that it succeeds, and return its output."""
@@ -146,10 +145,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         # Where the emulator differs from AWS: a bucket's name is no host's name there.
         checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
     account = roles.Account(checkout)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GATEWAY_PORT", str(checkout.port))
-        pulumi = prepare(checkout.root, print)
-    yield Life(account, pulumi)
+    yield Life(account, checkout.pulumi())
     account.stop()
 
 

@@ -12,7 +12,6 @@ from tests.support.checkout import Checkout
 from tests.support.stress import left
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
-from xfarm.orchestrator.local_environment import prepare
 
 STATE_BUCKET = f"xfarm-pipeline-state-000000000000-{REGION}"
 SECOND_REGION = "us-east-1"
@@ -27,11 +26,12 @@ class Account:
             # Where the emulator differs from AWS: a bucket's name is no host's name there.
             checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
         checkout.emulator.start()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("GATEWAY_PORT", str(checkout.port))
-            pulumi = prepare(checkout.root, print)
-        kept = ("PATH", "PULUMI_HOME", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        self._environment = {name: pulumi[name] for name in kept} | {"AWS_REGION": REGION}
+        self._environment = checkout.pulumi(credentials=False) | {
+            "AWS_ENDPOINT_URL": checkout.emulator.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": REGION,
+        }
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command with the credentials of the account."""
