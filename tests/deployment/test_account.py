@@ -21,7 +21,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.support.checkout import Checkout, free_port
+from tests.support.checkout import HOST, Checkout, free_port
 from tests.support.faulty_aws import FaultyAws
 from tests.support.github import REPOSITORY, TOKEN, GitHub, Runner, pull_request, python_path
 from tests.support.http_server import serving
@@ -107,7 +107,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     emulator.start()
     with serving(FaultyAws(checkout.port)) as proxy:
         proxy.role_s = ROLE_S
-        account = Account(checkout, proxy, access_key(checkout), checkout.pulumi())
+        account = Account(checkout, proxy, access_key(checkout), checkout.pulumi(HOST))
         try:
             account.xfarm("bootstrap", "dev")
             account.xfarm("deploy", "dev", "--yes")

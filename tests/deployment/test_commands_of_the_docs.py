@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.deployment.test_deploy_workflow import SECRETS, STATE_BUCKET, Runner, runner
 from tests.support import docs
-from tests.support.checkout import COMMAND_TIMEOUT_S, Checkout, free_port
+from tests.support.checkout import COMMAND_TIMEOUT_S, HOST, PLUGIN, Checkout, free_port
 from xfarm.paths import ROOT
 
 __all__ = ["runner"]
@@ -127,8 +127,8 @@ def test_the_command_for_another_stack(deployed: Checkout) -> None:
 
 
 def test_the_commands_for_deploying(runner: Runner) -> None:
-    pulumi = runner.checkout.pulumi(credentials=False)
-    environment = SECRETS | pulumi | {"AWS_ENDPOINT_URL": runner.checkout.emulator.endpoint}
+    alone = SECRETS | runner.checkout.pulumi() | {"AWS_ENDPOINT_URL": runner.checkout.emulator.endpoint}
+    environment = alone | runner.checkout.pulumi(HOST, PLUGIN)
     for command in DEPLOY:
         answer = {"xfarm deploy dev": "yes", "xfarm destroy dev": "dev"}.get(command, "")
         expect(shell(runner.checkout, command, answer, **environment), command)
@@ -136,7 +136,7 @@ def test_the_commands_for_deploying(runner: Runner) -> None:
             (location,) = BY_HAND_DEV
             location = location.replace("xfarm-pipeline-state-ACCOUNT-REGION", STATE_BUCKET)
             script = f"{location}\ncd stacks/storage && pulumi preview --stack dev --expect-no-changes"
-            by_hand = shell(runner.checkout, script, **environment)
+            by_hand = shell(runner.checkout, script, **alone)
             assert by_hand.returncode == 0, by_hand.stdout + by_hand.stderr
     assert runner.checkout.client("lambda").list_functions()["Functions"] == []
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ import pytest
 from tests.support import stress
 from tests.support.checkout import Checkout
 from tests.support.faulty_aws import FaultyAws
-from tests.support.waiting import eventually
-from xfarm.file_locks import acquire
+from tests.support.waiting import eventually, is_free
 
 pytest_plugins = ("tests.support.small_stacks",)
 
@@ -65,7 +63,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     assert rows["alpha"][:2] == ["stopped", "8"]
     assert rows["beta"][:2] == ["left", "out"]
     assert "Traceback" not in said
-    eventually(lambda: not stress.session(process.pid), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=5)
 
     # Pulumi would not write them atomically, see `local_environment.prepare`.
     assert not list((small.root / ".local" / "state").rglob("*.attrs"))
@@ -128,22 +126,12 @@ def test_no_process_outlives_an_engine_that_is_killed(small: Checkout, faulty: F
     process, released = deploy_until_the_function_is_made(small, faulty)
     names = {pid: _name(pid) for pid in stress.session(process.pid)}
     (engine,) = [pid for pid, name in names.items() if name == "pulumi"]
-    assert programs(small)
+    assert stress.programs(small)
     os.kill(engine, signal.SIGKILL)
     process.communicate()
-    eventually(lambda: not stress.session(process.pid) and not programs(small), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=5)
     released.set()
     assert process.returncode == 1
-
-
-def programs(checkout: Checkout) -> list[str]:
-    """Return the processes that run the projects' programs: each works in its project's folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            if (process / "cwd").readlink().parent == checkout.root / "stacks":
-                found.append(process.name)
-    return [pid for pid in found if _name(int(pid)) != "pulumi"]
 
 
 def test_plugin_and_language_host_serve_later_commands_and_end_with_the_emulator(small: Checkout) -> None:
@@ -159,12 +147,7 @@ def test_plugin_and_language_host_serve_later_commands_and_end_with_the_emulator
 
 def servers(checkout: Checkout) -> set[Path]:
     """Return the records of the servers that run."""
-    return {path for path in (checkout.root / ".local" / "servers").glob("*/server") if not _free(path)}
-
-
-def _free(path: Path) -> bool:
-    with path.open() as lock:
-        return acquire(lock)
+    return {path for path in (checkout.root / ".local" / "servers").glob("*/server") if not is_free(path)}
 
 
 def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_killed(
@@ -172,7 +155,7 @@ def test_what_an_engine_has_begun_is_finished_even_if_the_orchestrator_alone_is_
 ) -> None:
     process, released = deploy_until_the_function_is_made(small, faulty)
     process.kill()
-    process.wait()  # not for its output's end: the language host has that open
+    process.communicate()
     assert any(_name(pid) == "pulumi" for pid in stress.session(process.pid))
     released.set()
     eventually(lambda: not stress.session(process.pid), seconds=PATIENCE_S)

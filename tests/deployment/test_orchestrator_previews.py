@@ -66,4 +66,4 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     assert process.returncode == 1
     rows = [line.split()[:2] for line in output.splitlines() if line]
     assert rows == [["stack", "outcome"], ["alpha", "stopped"], ["beta", "stopped"]]
-    eventually(lambda: not stress.session(process.pid), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(deployed), seconds=5)

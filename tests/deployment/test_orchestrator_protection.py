@@ -17,7 +17,8 @@ KEYS = [f"inputs/{number}" for number in range(8)]
 BY_HAND = """
 import os, pathlib, sys
 from xfarm.orchestrator import local_environment
-environment = local_environment.prepare(pathlib.Path.cwd(), print)
+root = pathlib.Path.cwd()
+environment = local_environment.prepare(root, print, root / "stacks")  # with the plugin that runs already
 os.chdir("stacks/storage")
 os.execvpe("pulumi", ["pulumi", *sys.argv[1:], "--stack", "local"], environment)
 """

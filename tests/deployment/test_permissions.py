@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support import docs, roles, stress
-from tests.support.checkout import Checkout, free_port
+from tests.support.checkout import HOST, Checkout, free_port
 from tests.support.faulty_aws import FaultyAws
 from tests.support.http_server import serving
 from tests.support.waiting import eventually
@@ -145,7 +145,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         # Where the emulator differs from AWS: a bucket's name is no host's name there.
         checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
     account = roles.Account(checkout)
-    yield Life(account, checkout.pulumi())
+    yield Life(account, checkout.pulumi(HOST))
     account.stop()
 
 

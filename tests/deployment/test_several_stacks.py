@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import HOST, PLUGIN, Checkout
 from tests.support.stress import left
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
@@ -26,7 +26,7 @@ class Account:
             # Where the emulator differs from AWS: a bucket's name is no host's name there.
             checkout.configure(project, "dev", **{"aws:s3UsePathStyle": True})
         checkout.emulator.start()
-        self._environment = checkout.pulumi(credentials=False) | {
+        self._environment = checkout.pulumi(HOST, PLUGIN) | {
             "AWS_ENDPOINT_URL": checkout.emulator.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",

@@ -26,6 +26,9 @@ from xfarm.paths import ROOT
 PARTS: Final = ("xfarm", "policies", "shared", "stacks", "lambda_code", "examples", "noxfile.py")
 
 
+HOST: Final = "PULUMI_DEBUG_LANGUAGES"
+PLUGIN: Final = "PULUMI_DEBUG_PROVIDERS"
+
 COMMAND_TIMEOUT_S: Final = 900
 """The longest command takes three minutes on a busy machine."""
 
@@ -82,20 +85,17 @@ class Checkout:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
         return kept | {"GATEWAY_PORT": str(self.port), "PYTHONPATH": str(self.root)} | self.variables
 
-    def pulumi(self, *, credentials: bool = True) -> dict[str, str]:
+    def pulumi(self, *servers: str) -> dict[str, str]:
         """Return the variables for an account with which Pulumi is found, as after its official installation.
 
-        All engines attach to one language host, as on `local`: it takes seconds to start one for each.
-
         Args:
-            credentials: Whether the AWS plugin has the credentials of the command. If not, all engines share one, which
-                saves three seconds for each engine.
+            servers: `HOST` or `PLUGIN`, or both, if all engines attach to the one of `local`. Otherwise each starts its
+                own, which takes seconds. The plugin of `local` doesn't have the command's credentials.
         """
         with patch.dict(os.environ, self.environment, clear=True):
-            found = local_environment.prepare(self.root, print, self.root / "stacks")
-        kept = ["PULUMI_HOME", "PULUMI_DEBUG_LANGUAGES", *([] if credentials else ["PULUMI_DEBUG_PROVIDERS"])]
+            found = local_environment.prepare(self.root, print, self.root / "stacks" if servers else None)
         path = f"{Path(sys.executable).parent}{os.pathsep}{found['PATH']}"
-        return {"PATH": path} | {name: found[name] for name in kept if name in found}
+        return {"PATH": path} | {name: found[name] for name in ("PULUMI_HOME", *servers) if name in found}
 
     def run(self, *arguments: str, module: str = "xfarm", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module of the copy, as `python -m` does, and return its output."""

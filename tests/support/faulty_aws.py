@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def redirect(checkout: Checkout, stack: str, projects: Iterable[str], url: str) -> None:
-    """Let the AWS provider of some projects send its requests to a URL, and nothing else of the copy.
+    """Let the AWS provider of a copy's projects send its requests to a URL, and nothing else of the copy.
 
     The provider takes two seconds of the processor to check the setting `endpoints`, each time that an engine starts.
     So where it can be started in another way, it finds the URL in its environment.

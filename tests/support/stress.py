@@ -33,6 +33,17 @@ def session(leader: int) -> list[int]:
     return found
 
 
+def programs(checkout: Checkout) -> list[str]:
+    """Return the processes that run the programs of a copy's projects; the language host is in no command's session."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            folder, command = (process / "cwd").readlink(), (process / "comm").read_text().strip()
+            if folder.parent == checkout.root / "stacks" and command != "pulumi":
+                found.append(process.name)
+    return found
+
+
 def start(checkout: Checkout, *arguments: str, under: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """Start an `xfarm` command, under another one if given, in its own session: no other process gets its signals."""
     return subprocess.Popen(

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from xfarm.file_locks import acquire
 
 T = TypeVar("T")
 
@@ -18,3 +21,9 @@ def eventually(condition: Callable[[], T | None], seconds: float = 300) -> T:
         assert time.monotonic() < deadline, f"still {result!r} after {seconds} s"
         time.sleep(0.2)
     return result
+
+
+def is_free(path: Path) -> bool:
+    """Return whether no process has a file locked."""
+    with path.open() as lock:
+        return acquire(lock)

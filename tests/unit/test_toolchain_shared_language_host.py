@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -13,8 +14,9 @@ from google.protobuf import empty_pb2
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, language_pb2, language_pb2_grpc
 from typing_extensions import override
 
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, is_free
 from xfarm.file_locks import acquire
+from xfarm.toolchain import servers
 from xfarm.toolchain.servers import Servers
 
 
@@ -61,25 +63,32 @@ class Host:
 
     def port(self, **environment: str) -> int:
         """Return the port of the host for an environment, as a command finds it."""
-        servers = Servers(os.environ | environment, self.folder / "servers", self.folder / "owner", self.folder)
-        return servers.language_host()
+        found = Servers(os.environ | environment, self.folder / "servers", self.folder / "owner", self.folder)
+        return found.language_host()
 
     def ended(self) -> bool:
         """Return whether all hosts have ended."""
         return all(is_free(path) for path in self.folder.glob("servers/*/server"))
 
 
-def is_free(path: Path) -> bool:
-    with path.open() as lock:
-        return acquire(lock)
+@pytest.fixture
+def host_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Host]]:
+    """Yield what starts a host in the working directory; end all hosts afterwards."""
+    made: list[Host] = []
+
+    def start() -> Host:
+        made.append(Host(tmp_path_factory.mktemp("host")))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.owner.close()
+        eventually(each.ended, seconds=60)
 
 
 @pytest.fixture
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    made = Host(tmp_path_factory.mktemp("host"))
-    yield made
-    made.owner.close()
-    eventually(made.ended, seconds=60)
+def host(host_in: Callable[[], Host]) -> Host:
+    return host_in()
 
 
 def test_what_a_program_prints_is_shown_by_its_engine_and_an_end_without_an_answer_is_an_error(
@@ -121,12 +130,43 @@ def test_a_program_whose_engine_gives_up_is_killed(host: Host, tmp_path: Path) -
     eventually(lambda: host.engine.logged, seconds=60)
     pid = int(host.engine.logged[0].removeprefix("INFO "))
     running.cancel()
-    eventually(lambda: not Path(f"/proc/{pid}").exists() or not alive(pid), seconds=10)
+    eventually(lambda: not alive(pid), seconds=10)
 
 
 def alive(pid: int) -> bool:
     shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
     return bool(shown.strip()) and not shown.startswith("Z")
+
+
+def test_a_program_runs_though_the_first_commands_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host_in: Callable[[], Host]
+) -> None:
+    (folder := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(folder)
+    host = host_in()
+    monkeypatch.chdir(tmp_path)
+    folder.rmdir()
+    host.run(tmp_path, "import os; print('hello', flush=True); os._exit(0)").result(timeout=60)
+    assert host.engine.logged[0] == "INFO hello"
+
+
+def test_a_program_is_killed_when_the_owner_of_its_host_ends(host: Host, tmp_path: Path) -> None:
+    program = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
+    running = host.run(tmp_path, program)
+    eventually(lambda: host.engine.logged, seconds=60)
+    pid = int(host.engine.logged[0].removeprefix("INFO "))
+    host.owner.close()
+    eventually(lambda: not alive(pid), seconds=10)
+    assert running.exception(timeout=10)
+
+
+def test_another_host_is_started_after_a_change_of_the_installed_packages(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers.sysconfig, "get_path", Mock(return_value=tmp_path))
+    port = host.port()
+    os.utime(tmp_path, (1, 1))
+    assert host.port() != port
 
 
 def test_a_host_serves_later_commands_with_the_same_environment_until_its_owner_ends(host: Host) -> None:

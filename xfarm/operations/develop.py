@@ -40,11 +40,11 @@ def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Cons
         console: Shows the results.
 
     Raises:
-        UserError: A file can't be sent.
+        UserError: A file can't be sent, or would not be processed.
     """
     files = list(files)
     send.find(files)  # fails before anything is replaced, if a file is missing
-    require_processing(pipeline, "")
+    require_processing(pipeline)
     failed: set[str] = set()
     changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=200)
     next(changes)  # from now on, no change is missed

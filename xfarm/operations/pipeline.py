@@ -148,7 +148,7 @@ def require_working(pipeline: Pipeline) -> EventSourceMappingConfigurationRespon
     return functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
 
 
-def require_processing(pipeline: Pipeline, otherwise: str) -> EventSourceMappingConfigurationResponseTypeDef:
+def require_processing(pipeline: Pipeline, otherwise: str = "") -> EventSourceMappingConfigurationResponseTypeDef:
     """Check what `require_working` does, and that the event source mapping is enabled; return what Lambda says of it.
 
     Args:

@@ -74,7 +74,7 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
         dry_run: Whether to show the keys and send nothing.
 
     Raises:
-        UserError: The selection is not possible, or SQS does not take the messages.
+        UserError: The selection is not possible, nothing would be processed, or SQS does not take the messages.
     """
     prefix = audit.require_input(pipeline, prefix)
     if source:
@@ -141,7 +141,7 @@ def _after(keys: Iterable[str], after: str | None) -> Iterator[str]:
 
 
 def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float, *, resumable: bool) -> None:
-    require_processing(pipeline, "")
+    require_processing(pipeline)
     s3, sqs = audit.client(), boto3.client("sqs")
     progress = Progress(
         TextColumn("{task.completed:,} sent, {task.fields[state]}"),

@@ -349,11 +349,13 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
         timeout: How long to follow the files, in seconds; 0 to only upload them, None for the time of `one_retry`.
 
     Raises:
-        UserError: A file can't be sent, is in the dead-letter queue, or has no result after that time.
+        UserError: A file can't be sent or would not be processed, is in the dead-letter queue, or has no result after
+            that time.
     """
     files = find(paths)
-    not_followed = ", or only upload the files (--timeout 0)"
-    require_working(pipeline) if timeout == 0 else require_processing(pipeline, not_followed)
+    upload_only = ", or only upload the files (--no-wait)"
+    check = require_working if timeout == 0 else partial(require_processing, otherwise=upload_only)
+    check(pipeline)
     uploads = upload(pipeline, files, console)
     timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -86,7 +87,7 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
             If the toolchain allows it, all engines share one AWS plugin and one language host, which outlive them.
 
     Raises:
-        UserError: There is no toolchain, or the emulator or the plugin can't be started.
+        UserError: There is no toolchain, or the emulator, the plugin or the language host can't be started.
     """
     try:
         Path.home()
@@ -125,6 +126,8 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
             "PULUMI_CONFIG_PASSPHRASE": "",
             "PULUMI_HOME": str(folder / "pulumi"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",
+            # The programs import `shared` from here, even if PYTHONPATH leads to another package of that name.
+            "PYTHONPATH": _prepend([str(root)], kept.get("PYTHONPATH", "")),
             # A container's user may have no name, and Pulumi's locks need one ("os/user", Go's standard library).
             "USER": kept.get("USER") or "unknown",
         }
@@ -136,15 +139,14 @@ def prepare(root: Path, notify: Callable[[str], None], projects: Path | None = N
     from xfarm.toolchain.servers import Servers  # noqa: PLC0415
 
     servers = Servers(environment, folder / "servers", account.directory / "lock", projects)
-    attach = {}
-    if toolchain.shares_language_host:
-        attach["PULUMI_DEBUG_LANGUAGES"] = f"python:{servers.language_host()}"
-    if toolchain.shared_plugin:
-        attach["PULUMI_DEBUG_PROVIDERS"] = f"aws:{servers.plugin(toolchain.shared_plugin)}"
-    return environment | attach
+    with ThreadPoolExecutor() as pool:
+        host = pool.submit(servers.language_host) if toolchain.shares_language_host else None
+        plugin = pool.submit(servers.plugin, toolchain.shared_plugin) if toolchain.shared_plugin else None
+    attach = {"PULUMI_DEBUG_LANGUAGES": f"python:{host.result()}"} if host else {}
+    return environment | attach | ({"PULUMI_DEBUG_PROVIDERS": f"aws:{plugin.result()}"} if plugin else {})
 
 
 def _prepend(folders: list[str], path: str) -> str:
     """Return `path` with `folders` first, each of them only once."""
-    rest = [folder for folder in path.split(os.pathsep) if folder not in folders]
+    rest = [folder for folder in path.split(os.pathsep) if path and folder not in folders]
     return os.pathsep.join((*folders, *rest))

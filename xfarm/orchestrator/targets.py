@@ -66,8 +66,8 @@ def activate(stack: str, notify: Callable[[str], None], *, engines: bool = False
             environment.setdefault("PULUMI_CONFIG_PASSPHRASE", "")
         # A container's user may have no name, and Pulumi's locks need one ("os/user", Go's standard library).
         environment["USER"] = environment.get("USER") or "unknown"
-    # The stacks' programs import `shared` from here, even if PYTHONPATH leads to another package of that name.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+        # The stacks' programs import `shared` from here, even if PYTHONPATH leads to another package of that name.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     os.environ.clear()
     os.environ.update(environment)
     if engines and stack != LOCAL:  # the toolchain of `local` is chosen by its version

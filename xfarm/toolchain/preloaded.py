@@ -1,6 +1,6 @@
 """Imports what programs need before they are forked, for `shared_language_host`.
 
-That does not include `shared`, whose copy is chosen by the program's own path.
+That does not include `shared`, which may change from command to command.
 """
 
 import os

@@ -4,9 +4,10 @@ import hashlib
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -47,7 +48,8 @@ class Servers:
             UserError: The plugin doesn't start.
         """
         settings = {name: value for name, value in self.environment.items() if name.startswith(("AWS_", "PULUMI_"))}
-        return self._port("the AWS plugin", [program, "--shared", str(self.projects)], [settings, self._types()])
+        identity = [settings, self._types, Path(program).read_text(encoding="utf-8")]
+        return self._port("the AWS plugin", [program, "--shared", str(self.projects)], identity)
 
     def language_host(self) -> int:
         """Return the port of a language host, started by this or an earlier command with the same environment.
@@ -56,11 +58,12 @@ class Servers:
             UserError: The host doesn't start.
         """
         variables = {name: value for name, value in self.environment.items() if name not in _OF_THE_SHELL}
-        imported = [sys.version, version("pulumi"), version("pulumi-aws")]
-        services = {token.removeprefix("aws:").partition("/")[0] for token in self._types()}
+        packages = [Path(sysconfig.get_path(name)).stat().st_mtime_ns for name in ("purelib", "platlib")]
+        services = {token.removeprefix("aws:").partition("/")[0] for token in self._types}
         command = [sys.executable, "-P", "-m", "xfarm.toolchain.shared_language_host", *sorted(services)]
-        return self._port("the language host", command, [variables, imported])
+        return self._port("the language host", command, [variables, packages])
 
+    @cached_property
     def _types(self) -> list[str]:
         return sorted(types_in_use(self.projects, self.projects.parent / "shared"))
 

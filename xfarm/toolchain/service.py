@@ -30,7 +30,7 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def parent_ends() -> None:
+def _parent_ends() -> None:
     """Wait until the process that started this one has ended: its standard input closes."""
     sys.stdin.read()
 
@@ -53,7 +53,7 @@ def exit_on_request(cleanup: Callable[[], None] = _nothing, *waits: Callable[[],
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    for wait in waits or (parent_ends,):
+    for wait in waits or (_parent_ends,):
         threading.Thread(target=lambda wait=wait: end(wait()), daemon=True).start()
 
 

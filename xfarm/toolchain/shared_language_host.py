@@ -85,15 +85,21 @@ def _run(request: bytes, engine: str, output: Connection, answer: Connection) ->
     answer.send_bytes(response.SerializeToString())
 
 
+def _kill_programs() -> None:
+    for program in multiprocessing.active_children():
+        program.kill()
+
+
 def main() -> None:
     """Serve all engines that attach, until asked to exit."""
     *services, users, owner = sys.argv[1:]
     os.environ[SERVICES] = " ".join(services)
     _forks.set_forkserver_preload(["xfarm.toolchain.preloaded"])
     forkserver.ensure_running()
+    os.chdir("/")  # each fork asks for the working directory, which may be deleted
     engines = Engines()
     service.exit_on_request(
-        lambda: None, lambda: engines.wait_until_unused(Path(users)), lambda: wait_until_free(Path(owner))
+        _kill_programs, lambda: engines.wait_until_unused(Path(users)), lambda: wait_until_free(Path(owner))
     )
     host = SharedLanguageHost(engines)
     service.serve(lambda server: language_pb2_grpc.add_LanguageRuntimeServicer_to_server(host, server))

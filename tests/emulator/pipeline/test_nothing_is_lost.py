@@ -13,10 +13,12 @@ from tests.support.driver import EMPTY, Driver
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters
+from xfarm.operations.develop import develop
 from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
 from xfarm.operations.reprocess import reprocess
 from xfarm.operations.send import send
+from xfarm.paths import ROOT
 
 RANDOM = random.Random(0)  # noqa: S311 - the same files each time
 SIZES = (0, 1, 100, 10_000, 300_000)
@@ -96,6 +98,7 @@ def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Drive
     for command in (
         lambda: send(driver.pipeline, [tmp_path], Console(quiet=True)),
         lambda: reprocess(driver.pipeline, Console(quiet=True)),
+        lambda: develop(driver.pipeline, ROOT / "lambda_code", [tmp_path], Console(quiet=True)),
     ):
         with pytest.raises(UserError, match=r"nothing would be processed, .* 'xfarm deploy \w+ --refresh'"):
             command()
