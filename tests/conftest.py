@@ -20,6 +20,11 @@ settings.load_profile("tests")
 botocore.session.create_loader = cache(create_loader)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that mostly wait first, beside those that compute."""
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
+
+
 @pytest.fixture
 def aws() -> Iterator[Aws]:
     with serving(Aws()) as server:

@@ -25,6 +25,8 @@ from tests.support.emulated_pipeline import EnforcingEmulator, create_pipeline, 
 from xfarm.emulator.server import Emulator
 from xfarm.operations import status
 
+pytestmark = pytest.mark.waits
+
 
 def test_none_of_300_good_files_is_dead_after_another_file_fails_five_times(emulator: Emulator) -> None:
     assert_that_only_the_poison_file_is_dead(emulator, throttled=False)

@@ -20,6 +20,8 @@ from xfarm.operations.reprocess import reprocess
 from xfarm.operations.send import send
 from xfarm.paths import ROOT
 
+pytestmark = pytest.mark.waits
+
 RANDOM = random.Random(0)  # noqa: S311 - the same files each time
 SIZES = (0, 1, 100, 10_000, 300_000)
 """The bytes, written as hex, after the first line: from none to more than the function reads at a time."""

@@ -1,6 +1,7 @@
 """Throttling: a call that Lambda throttles is no attempt."""
 
 import boto3
+import pytest
 
 from tests.support.attempts import (
     SLOW,
@@ -19,6 +20,8 @@ from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 from xfarm.operations import dead_letters
 from xfarm.operations.pipeline import Counts, counts
+
+pytestmark = pytest.mark.waits
 
 
 def test_none_of_300_good_files_is_dead_while_every_second_call_is_throttled(emulator: Emulator) -> None:
