@@ -110,10 +110,12 @@ class Stacks:
         if changed:
             self._checkout.configure("storage", "local", inputPrefix="inputs/")
         check(done)
-        for report in json.loads(done.stdout):
+        reports = json.loads(done.stdout)
+        for report in reports:
             self.seconds[operation][report["project"]].append(report["seconds"])
-            if operation.startswith("preview") and changed is not (set(report["changes"]) != {"same"}):
-                raise UserError(f"{report['project']} has other changes than expected: {report['changes']}.")
+        changes = {change for report in reports for change in report["changes"]}
+        if operation.startswith("preview") and changed is not (changes != {"same"}):
+            raise UserError(f"the {operation} shows other changes than expected: {', '.join(changes)}.")
 
     def command(self, *arguments: str) -> float:
         """Run a command, and return how long it took in seconds."""
