@@ -4,8 +4,7 @@ Each has its own emulator, and the times are those of whole commands. The benchm
 
 - the stacks, run by `xfarm`;
 - the same resources as one Terraform module (`benchmarks.peer`), written as in the provider's documentation;
-- in the first round, the same module with the stacks' graph, which shows how much of the difference is due to the
-  graph.
+- the same module with the stacks' graph, which shows how much of the difference is due to the graph.
 
 A change is a new input prefix, which changes resources of all three stacks.
 """
@@ -338,9 +337,9 @@ def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> Non
     commands: dict[str, list[float]] = defaultdict(list)
     paths: dict[str, list[tuple[str, float]]] = {}
 
-    def measure(operation: str, number: int) -> None:
-        for deployer in deployers if number == 0 else deployers[:2]:  # once is enough to see what the graph saves
-            console.print(f"Round {number + 1} of {ROUNDS}: {deployer.name}, {operation}", style="dim")
+    def measure(operation: str, measured: Iterable[Deployer]) -> None:
+        for deployer in measured:
+            console.print(f"{deployer.name}: {operation}", style="dim")
             started = time.monotonic()
             deployer.run(operation)
             times[deployer.name, operation].append(time.monotonic() - started)
@@ -348,14 +347,15 @@ def _compare(console: Console, stacks: Stacks, deployers: list[Deployer]) -> Non
                 paths[deployer.name] = critical_path(deployer.deployed())
 
     for number in range(ROUNDS):
-        measure("deploy", number)
+        # The modules are deployed and destroyed once, as nearly all of that are waits, which take the same time again.
+        measure("deploy", deployers if number == 0 else [stacks])
         for _ in range(PREVIEWS):
-            measure("preview", number)
-            measure("preview of a change", number)
+            measure("preview", deployers)
+            measure("preview of a change", deployers)
             for command in COMMANDS:
                 commands[" ".join(command)].append(stacks.command(*command))
         commands["develop: a change to its result"] += stacks.develop()
-        measure("destroy", number)
+        measure("destroy", deployers if number == ROUNDS - 1 else [stacks])
     _print_times(console, [deployer.name for deployer in deployers], times)
     rows = [(name, seconds(each)) for name, each in commands.items()]
     table(console, "The stacks' other commands", ["command", "seconds"], rows)
@@ -375,9 +375,8 @@ def _print_times(console: Console, names: list[str], times: Mapping[tuple[str, s
             row += [seconds(times[other, operation]), f"{ratio:.2f}"]
         rows.append(row)
     head = ["", ours, *(name for other in others for name in (other, "ratio"))]
-    table(
-        console, f"Medians of {ROUNDS} alternating rounds (same graph: one), with {PREVIEWS} previews each", head, rows
-    )
+    title = f"Medians of {ROUNDS} rounds, with {PREVIEWS} alternating previews each; modules are deployed once"
+    table(console, title, head, rows)
 
 
 def _print_stacks(console: Console, stacks: Stacks) -> None:
