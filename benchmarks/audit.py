@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -87,8 +88,8 @@ def _audit(port: int, figures: Any) -> None:  # noqa: ANN401 - a queue
     began = time.monotonic()
     lost = list(audit.findings(PIPELINE, PIPELINE.input_prefix, advance=advance))
     seconds = time.monotonic() - began
-    with open("/proc/self/status", encoding="utf-8") as status:  # not getrusage, whose peak a process inherits
-        peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()  # a process inherits getrusage's peak
+    peak_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
     figures.put((compared, len(lost), seconds, peak_kib / 1024))
 
 
