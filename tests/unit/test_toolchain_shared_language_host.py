@@ -124,12 +124,16 @@ os._exit(0)
     assert host.engine.logged[1] == "INFO False"
 
 
-def test_a_program_whose_engine_gives_up_is_killed(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("event", ["its engine gives up", "the owner of its host ends"])
+def test_a_program_is_killed_when(host: Host, tmp_path: Path, event: str) -> None:
     program = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
     running = host.run(tmp_path, program)
     eventually(lambda: host.engine.logged, seconds=60)
     pid = int(host.engine.logged[0].removeprefix("INFO "))
-    running.cancel()
+    if event == "its engine gives up":
+        running.cancel()
+    else:
+        host.owner.close()
     eventually(lambda: not alive(pid), seconds=10)
 
 
@@ -148,16 +152,6 @@ def test_a_program_runs_though_the_first_commands_folder_is_gone(
     folder.rmdir()
     host.run(tmp_path, "import os; print('hello', flush=True); os._exit(0)").result(timeout=60)
     assert host.engine.logged[0] == "INFO hello"
-
-
-def test_a_program_is_killed_when_the_owner_of_its_host_ends(host: Host, tmp_path: Path) -> None:
-    program = "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
-    running = host.run(tmp_path, program)
-    eventually(lambda: host.engine.logged, seconds=60)
-    pid = int(host.engine.logged[0].removeprefix("INFO "))
-    host.owner.close()
-    eventually(lambda: not alive(pid), seconds=10)
-    assert running.exception(timeout=10)
 
 
 def test_another_host_is_started_after_a_change_of_the_installed_packages(
