@@ -186,7 +186,7 @@ def test_a_file_that_is_deleted_meanwhile_is_named(tmp_path: Path, monkeypatch: 
 
 
 def test_a_url_is_not_taken_for_a_file() -> None:
-    with pytest.raises(UserError, match=r"^'s3://bucket/inputs/a' is in S3 already: 'xfarm reprocess' "):
+    with pytest.raises(UserError, match=r"^'s3://bucket/inputs/a' is no file of this machine: 'xfarm reprocess' "):
         send.find([Path("s3://bucket/inputs/a")])
 
 
@@ -420,7 +420,8 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
     monkeypatch.setattr(boto3, "client", only_client)
     monkeypatch.setattr(redrive, "PAUSE_S", 0)
-    monkeypatch.setattr(redrive, "require_working", Mock())
+    for check in ("require_working", "require_processing"):
+        monkeypatch.setattr(redrive, check, Mock())
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()

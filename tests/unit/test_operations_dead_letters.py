@@ -533,8 +533,9 @@ def test_the_others_stay_if_nothing_is_heard_of_the_first_for_the_time_of_one_re
 def test_nothing_is_moved_if_the_function_is_not_fed(sqs: FakeSqs, log: Log, console: Console) -> None:
     fill(sqs, log, a=11)
     log.state = "Disabled"
-    with pytest.raises(UserError, match="event source mapping is Disabled"):
-        redrive.redrive(PIPELINE, console)
+    for limit in (None, 3):
+        with pytest.raises(UserError, match="event source mapping is Disabled"):
+            redrive.redrive(PIPELINE, console, limit=limit)
     assert len(sqs.bodies(DEAD)) == 11
 
 

@@ -92,7 +92,7 @@ def test_the_plugin_can_see_that_a_command_uses_it_until_that_ends(starter: Star
 
 
 def test_a_plugin_that_ends_at_once_is_an_error_that_names_its_log(starter: Starter) -> None:
-    with pytest.raises(UserError, match=r"^the AWS plugin ended at once: see .*/log\.") as error:
+    with pytest.raises(UserError, match=r"^the AWS plugin ended at once \(no such provider\): see .*/log\.") as error:
         starter.port("echo no such provider >&2")
     log = Path(str(error.value).rpartition(" ")[2].removesuffix("."))
     assert log.read_text() == "no such provider\n"

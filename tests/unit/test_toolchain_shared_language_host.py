@@ -17,6 +17,7 @@ from typing_extensions import override
 from tests.support.waiting import eventually, is_free
 from xfarm.file_locks import acquire
 from xfarm.toolchain import servers
+from xfarm.toolchain.language_host import program_traceback
 from xfarm.toolchain.servers import Servers
 
 
@@ -103,6 +104,17 @@ def test_what_a_program_prints_is_shown_by_its_engine_and_an_end_without_an_answ
     ]
 
 
+def test_a_program_has_no_arguments_of_its_host(host: Host, tmp_path: Path) -> None:
+    host.run(tmp_path, "import os, sys; print(sys.argv, flush=True); os._exit(0)").result(timeout=60)
+    assert host.engine.logged[0] == f"INFO {[str(tmp_path / '__main__.py')]}"
+
+
+def test_a_syntax_error_is_shown_without_the_code_that_found_it() -> None:
+    with pytest.raises(SyntaxError) as caught:
+        compile("pulumi.export(", "/stacks/__main__.py", "exec")
+    assert program_traceback(caught.value).startswith('  File "/stacks/__main__.py", line 1\n')
+
+
 def test_each_program_has_its_own_folder_modules_and_process(host: Host, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -142,14 +154,19 @@ def alive(pid: int) -> bool:
     return bool(shown.strip()) and not shown.startswith("Z")
 
 
+@pytest.mark.parametrize("gone", ["before the host starts", "afterwards"])
 def test_a_program_runs_though_the_first_commands_folder_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host_in: Callable[[], Host]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host_in: Callable[[], Host], gone: str
 ) -> None:
     (folder := tmp_path / "gone").mkdir()
     monkeypatch.chdir(folder)
-    host = host_in()
+    if gone == "before the host starts":
+        folder.rmdir()
+        host = host_in()
+    else:
+        host = host_in()
+        folder.rmdir()
     monkeypatch.chdir(tmp_path)
-    folder.rmdir()
     host.run(tmp_path, "import os; print('hello', flush=True); os._exit(0)").result(timeout=60)
     assert host.engine.logged[0] == "INFO hello"
 

@@ -13,11 +13,13 @@ from xfarm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mypy_boto3_lambda.type_defs import EventSourceMappingConfigurationResponseTypeDef
     from rich.console import Console
 
 LONGEST: Final = 300
 """The number of characters of a name or an error that a message or a table shows."""
+
+DISABLED: Final = ("Disabled", "Disabling")
+"""The states of an event source mapping that somebody has disabled ("GetEventSourceMapping")."""
 
 Exports = dict[str, dict[str, Any] | None]
 """The outputs of each project's stack, see `orchestrator.states.outputs`."""
@@ -136,8 +138,8 @@ def key_of(pipeline: Pipeline, text: str) -> str:
     return key
 
 
-def require_working(pipeline: Pipeline) -> EventSourceMappingConfigurationResponseTypeDef:
-    """Check that the parts exist that process files, and return what Lambda says of the event source mapping.
+def require_working(pipeline: Pipeline) -> str:
+    """Check that the parts exist that process files, and return the state of the event source mapping.
 
     Raises:
         ClientError: One of them doesn't.
@@ -145,11 +147,11 @@ def require_working(pipeline: Pipeline) -> EventSourceMappingConfigurationRespon
     counts(pipeline.main_queue_url)
     functions = boto3.client("lambda")
     functions.get_function_configuration(FunctionName=pipeline.function_name)
-    return functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
+    return functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)["State"]
 
 
-def require_processing(pipeline: Pipeline, otherwise: str = "") -> EventSourceMappingConfigurationResponseTypeDef:
-    """Check what `require_working` does, and that the event source mapping is enabled; return what Lambda says of it.
+def require_processing(pipeline: Pipeline, otherwise: str = "") -> None:
+    """Check what `require_working` does, and that the event source mapping is enabled.
 
     Args:
         pipeline: The pipeline.
@@ -159,13 +161,12 @@ def require_processing(pipeline: Pipeline, otherwise: str = "") -> EventSourceMa
         ClientError: A part doesn't exist.
         UserError: The mapping is disabled.
     """
-    mapping = require_working(pipeline)
-    if mapping["State"] in {"Disabled", "Disabling"}:
+    state = require_working(pipeline)
+    if state in DISABLED:
         raise UserError(
-            f"nothing would be processed, as the function's event source mapping is {mapping['State']}: "
+            f"nothing would be processed, as the function's event source mapping is {state}: "
             f"enable it with 'xfarm deploy {pipeline.stack} --refresh'{otherwise}."
         )
-    return mapping
 
 
 def number_of(count: int, noun: str) -> str:

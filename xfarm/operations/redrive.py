@@ -92,10 +92,12 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
         on_step: Called with each step. If it raises an exception, the redrive ends with that.
 
     Raises:
-        UserError: Not all could be moved, or the one that was tried first failed.
+        UserError: Not all could be moved or would be processed, or the one that was tried first failed.
     """
     dead = counts(pipeline.dead_letter_queue_url)
-    require_working(pipeline)
+    at_once = ", or move the messages all the same (--no-trial)"
+    check = partial(require_processing, otherwise=at_once) if trial and dead.waiting else require_working
+    check(pipeline)
     sqs = boto3.client("sqs")
     latest = _latest(sqs, pipeline)
     running = _is_active(latest)
@@ -323,7 +325,7 @@ def _try(sqs: SQSClient, pipeline: Pipeline, total: int, ids: frozenset[str] | N
     Raises:
         UserError: Its first attempt failed, or there was none within the time of one retry.
     """
-    mapping = require_processing(pipeline, ", or move the messages without a trial (--no-trial)")
+    mapping = boto3.client("lambda").get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     since = parsedate_to_datetime(mapping["ResponseMetadata"]["HTTPHeaders"]["date"])  # by AWS's clock
     # First, as these fail if the function or its log was deleted.
     patience_s = one_retry(pipeline)

@@ -138,7 +138,9 @@ def find(paths: Iterable[Path]) -> dict[str, Path]:
             raise UserError(f"{_neither(path)}: name the files to send.")
         elif str(path).startswith("s3:/"):
             url = shortened(f"s3://{str(path).removeprefix('s3:/')}")
-            raise UserError(f"'{url}' is in S3 already: 'xfarm reprocess' processes files of the bucket again.")
+            raise UserError(
+                f"'{url}' is no file of this machine: 'xfarm reprocess' processes files of the bucket again."
+            )
         else:
             raise UserError(f"there is no file or folder '{shortened(str(path))}'.")
         for relative, file in found.items():

@@ -16,7 +16,16 @@ from rich.text import Text
 
 from xfarm.aws_errors import is_missing
 from xfarm.operations.dead_letters import failures, generalized, log_facts, log_lines
-from xfarm.operations.pipeline import Counts, DeletedError, NotDeployedError, Pipeline, counts, number_of, shortened
+from xfarm.operations.pipeline import (
+    DISABLED,
+    Counts,
+    DeletedError,
+    NotDeployedError,
+    Pipeline,
+    counts,
+    number_of,
+    shortened,
+)
 from xfarm.orchestrator import scratch
 from xfarm.orchestrator.states import managed
 
@@ -319,7 +328,12 @@ def _health_table(pipeline: Pipeline, state: Health) -> Table:
         "  oldest message": unknown(state.oldest_message_s, " s"),
         pipeline.dead_letter_queue_name: f"{number_of(dead.waiting, 'dead letter')}, {dead.in_flight} in flight"
         + (f": see 'xfarm dead-letters {pipeline.stack}'" if dead.waiting or dead.in_flight else ""),
-        pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}",
+        pipeline.function_name: f"fed by an event source mapping that is {state.event_source_mapping}"
+        + (
+            f": enable it with 'xfarm deploy {pipeline.stack} --refresh'"
+            if state.event_source_mapping in DISABLED
+            else ""
+        ),
         "  results": in_words(state.times),
         "  failed attempts": "\n".join(
             [f"{state.failed_attempts:,} in the last hour"]

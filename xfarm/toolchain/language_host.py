@@ -94,6 +94,7 @@ class LanguageHost(LanguageServer):
 
 
 def _run(program: Path) -> None:
+    sys.argv = [str(program)]
     runpy.run_path(str(program), run_name="__main__")
 
 
@@ -120,8 +121,13 @@ def _create_task(
 
 
 def program_traceback(error: BaseException) -> str:
-    """Return the traceback of `error` from where it enters the program, or all of it if it never does."""
+    """Return the traceback of `error` from where it enters the program, or all of it if it never does.
+
+    A syntax error names its place itself.
+    """
     start: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error))
     entry = start
     while entry and entry.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         entry = entry.tb_next

@@ -8,7 +8,7 @@ import os
 import pulumi_aws
 
 import xfarm.toolchain.language_host  # noqa: F401 - runs the programs
-from xfarm.toolchain.shared_language_host import SERVICES
+from xfarm.toolchain.service import SERVICES
 
 for service in os.environ.pop(SERVICES).split():
     for name in (service, f"{service}_"):  # as in `lambda_`

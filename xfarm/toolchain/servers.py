@@ -112,5 +112,9 @@ def _start(name: str, command: list[str], environment: Mapping[str, str], record
         )
         port = server.stdout.readline() if server.stdout else ""
         if not port:
-            raise UserError(f"{name} ended at once: see {log.name}.")
+            server.wait()
+            last = next(
+                reversed(Path(log.name).read_text(encoding="utf-8", errors="replace").splitlines()), "no message"
+            )
+            raise UserError(f"{name} ended at once ({last}): see {log.name}.")
         lock.write(port)

@@ -22,6 +22,9 @@ CHANNEL_OPTIONS: Final = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 
+SERVICES: Final = "XFARM_SERVICES"
+"""The variable with the services of AWS that `preloaded` imports, as `pulumi_aws` names them, without underscores."""
+
 _THREADS: Final = 64
 """How many requests are served at once. They mostly wait; the engine limits their number with `--parallel`."""
 

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     import grpc
 
-SERVICES: Final = "XFARM_SERVICES"
-"""The variable that tells the process that is forked which services of AWS to import."""
-
 _forks: Final = multiprocessing.get_context("forkserver")
 
 
@@ -93,10 +90,10 @@ def _kill_programs() -> None:
 def main() -> None:
     """Serve all engines that attach, until asked to exit."""
     *services, users, owner = sys.argv[1:]
-    os.environ[SERVICES] = " ".join(services)
+    os.environ[service.SERVICES] = " ".join(services)
+    os.chdir("/")  # each fork asks for the working directory, and that of the command may be deleted
     _forks.set_forkserver_preload(["xfarm.toolchain.preloaded"])
     forkserver.ensure_running()
-    os.chdir("/")  # each fork asks for the working directory, which may be deleted
     engines = Engines()
     service.exit_on_request(
         _kill_programs, lambda: engines.wait_until_unused(Path(users)), lambda: wait_until_free(Path(owner))

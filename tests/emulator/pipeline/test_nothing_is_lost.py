@@ -1,5 +1,6 @@
 """Each file has its result after a temporary fault, and is in the dead-letter queue after a permanent one."""
 
+import io
 import json
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from tests.support.driver import EMPTY, Driver
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
-from xfarm.operations import dead_letters
+from xfarm.operations import dead_letters, status
 from xfarm.operations.develop import develop
 from xfarm.operations.pipeline import counts
 from xfarm.operations.redrive import redrive
@@ -104,6 +105,9 @@ def test_files_uploaded_while_the_event_source_mapping_is_disabled(driver: Drive
     ):
         with pytest.raises(UserError, match=r"nothing would be processed, .* 'xfarm deploy \w+ --refresh'"):
             command()
+    shown = io.StringIO()
+    assert status.show(driver.pipeline.stack, {}, driver.pipeline, Console(file=shown, width=500), as_json=False)
+    assert f"that is Disabled: enable it with 'xfarm deploy {driver.pipeline.stack} --refresh'" in shown.getvalue()
     send(driver.pipeline, [tmp_path], Console(quiet=True), timeout=0)
     contents["sent.csv"] = b"sent\n"
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting >= len(contents))
