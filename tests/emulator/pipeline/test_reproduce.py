@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -46,11 +47,17 @@ def driver(emulator: Emulator) -> Iterator[Driver]:
 
 
 @pytest.fixture(autouse=True)
-def _as_in_a_new_process(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - sets the account
+def _as_in_a_new_process(
+    driver: Driver,  # noqa: ARG001 - sets the account
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "lambda_function", lambda_function)
     monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("INPUT_PREFIX", "OUTPUT_PREFIX"):
         monkeypatch.setenv(name, f"{name}/")
+    handler = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, handler)  # of the module that other tests have imported
 
 
 def failing(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
