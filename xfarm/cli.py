@@ -335,7 +335,7 @@ def dead_letters(stack: str, *, as_json: bool) -> None:
 @click.option("--key", metavar="KEY", help="Only this file.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most so many of them.")
 @click.option("--rate", type=click.IntRange(1, 500), help="Files a second at most.")
-@click.option("--no-trial", is_flag=True, help="Move more than ten without waiting for the result of the first.")
+@click.option("--no-trial", is_flag=True, help="Move all without a look at whether they would be processed.")
 @click.option("--discard", is_flag=True, help="Move them to a file in the current folder instead.")
 @_yes
 def redrive(stack: str, *, discard: bool, yes: bool, rate: int | None, no_trial: bool, **choice: Any) -> None:  # noqa: ANN401 - passed on
