@@ -420,8 +420,7 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
 
     monkeypatch.setattr(boto3, "client", only_client)
     monkeypatch.setattr(redrive, "PAUSE_S", 0)
-    for check in ("require_working", "require_processing"):
-        monkeypatch.setattr(redrive, check, Mock())
+    monkeypatch.setattr(redrive, "require_working", Mock())
     with Stubber(client) as stubber:
         yield stubber
         stubber.assert_no_pending_responses()

@@ -14,7 +14,7 @@ from watchfiles import PythonFilter, watch
 
 from xfarm.operations import logs, send
 from xfarm.operations.dead_letters import failures
-from xfarm.operations.pipeline import print_plain, require_processing
+from xfarm.operations.pipeline import print_plain, require_working
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,7 @@ def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Cons
     """
     files = list(files)
     send.find(files)  # fails before anything is replaced, if a file is missing
-    require_processing(pipeline)
+    require_working(pipeline)
     failed: set[str] = set()
     changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=200)
     next(changes)  # from now on, no change is missed

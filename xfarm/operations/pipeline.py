@@ -138,31 +138,23 @@ def key_of(pipeline: Pipeline, text: str) -> str:
     return key
 
 
-def require_working(pipeline: Pipeline) -> str:
-    """Check that the parts exist that process files, and return the state of the event source mapping.
-
-    Raises:
-        ClientError: One of them doesn't.
-    """
-    counts(pipeline.main_queue_url)
-    functions = boto3.client("lambda")
-    functions.get_function_configuration(FunctionName=pipeline.function_name)
-    return functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)["State"]
-
-
-def require_processing(pipeline: Pipeline, otherwise: str = "") -> None:
-    """Check what `require_working` does, and that the event source mapping is enabled.
+def require_working(pipeline: Pipeline, *, enabled: bool = True, otherwise: str = "") -> None:
+    """Check that the parts exist that process files, and that the event source mapping is enabled.
 
     Args:
         pipeline: The pipeline.
+        enabled: Whether the mapping has to be enabled.
         otherwise: What the user can do although it is disabled, for the message.
 
     Raises:
         ClientError: A part doesn't exist.
         UserError: The mapping is disabled.
     """
-    state = require_working(pipeline)
-    if state in DISABLED:
+    counts(pipeline.main_queue_url)
+    functions = boto3.client("lambda")
+    functions.get_function_configuration(FunctionName=pipeline.function_name)
+    state = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)["State"]
+    if enabled and state in DISABLED:
         raise UserError(
             f"nothing would be processed, as the function's event source mapping is {state}: "
             f"enable it with 'xfarm deploy {pipeline.stack} --refresh'{otherwise}."

@@ -16,7 +16,7 @@ from lambda_code.s3_events import parse
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters
 from xfarm.operations.dead_letters import BATCH, MOST, Received, in_flight, last_errors, outcomes, peek, place
-from xfarm.operations.pipeline import counts, printable, require_processing, require_working
+from xfarm.operations.pipeline import counts, printable, require_working
 from xfarm.operations.reprocess import send_batch
 from xfarm.operations.send import one_retry
 
@@ -96,8 +96,7 @@ def redrive(  # noqa: PLR0913 - each is an option of the command line
     """
     dead = counts(pipeline.dead_letter_queue_url)
     at_once = ", or move the messages all the same (--no-trial)"
-    check = partial(require_processing, otherwise=at_once) if trial and dead.waiting else require_working
-    check(pipeline)
+    require_working(pipeline, enabled=trial and dead.waiting > 0, otherwise=at_once)
     sqs = boto3.client("sqs")
     latest = _latest(sqs, pipeline)
     running = _is_active(latest)

@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 
 from xfarm.errors import UserError
 from xfarm.operations import audit
-from xfarm.operations.pipeline import counts, key_of, print_plain, printable, require_processing, shell_word
+from xfarm.operations.pipeline import counts, key_of, print_plain, printable, require_working, shell_word
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -141,7 +141,7 @@ def _after(keys: Iterable[str], after: str | None) -> Iterator[str]:
 
 
 def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float, *, resumable: bool) -> None:
-    require_processing(pipeline)
+    require_working(pipeline)
     s3, sqs = audit.client(), boto3.client("sqs")
     progress = Progress(
         TextColumn("{task.completed:,} sent, {task.fields[state]}"),

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lambda_code.result_keys import result_keys
 from xfarm.errors import UserError
 from xfarm.operations.dead_letters import DeadLetter, failures, last_errors, peek
-from xfarm.operations.pipeline import counts, number_of, print_plain, require_processing, require_working, shortened
+from xfarm.operations.pipeline import counts, number_of, print_plain, require_working, shortened
 from xfarm.waiting import announced
 
 if TYPE_CHECKING:
@@ -355,9 +355,7 @@ def send(pipeline: Pipeline, paths: Iterable[Path], console: Console, *, timeout
             that time.
     """
     files = find(paths)
-    upload_only = ", or only upload the files (--no-wait)"
-    check = require_working if timeout == 0 else partial(require_processing, otherwise=upload_only)
-    check(pipeline)
+    require_working(pipeline, enabled=timeout != 0, otherwise=", or only upload the files (--no-wait)")
     uploads = upload(pipeline, files, console)
     timeout = one_retry(pipeline) if timeout is None else timeout
     if not timeout:

@@ -99,7 +99,7 @@ def test_commands_without_a_terminal_say_what_they_wait_for(
 ) -> None:
     monkeypatch.setattr(waiting, "SILENCE_S", 0.01)
     for module in (send, reprocess):  # which refuse to wait for a mapping that is disabled
-        monkeypatch.setattr(module, "require_processing", Mock())
+        monkeypatch.setattr(module, "require_working", Mock())
     driver.set_mapping(enabled=False)
     (tmp_path / "a.csv").write_bytes(b"a\n1\n")
     with pytest.raises(UserError, match="had no result after 1 s"):
