@@ -29,18 +29,23 @@ class Starter:
         self.projects = folder / "stacks"
         self.projects.mkdir(exist_ok=True)
         self.started: set[int] = set()
+        self.program = self._write(SERVER)
 
-    def port(self, program: str = SERVER, **environment: str) -> int:
-        """Return the port of a plugin, which is a shell's program."""
+    def _write(self, program: str) -> str:
         path = self.projects.parent / "plugin"
         path.write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
         path.chmod(0o755)
-        port = self.servers(environment).plugin(str(path))
+        return program
+
+    def port(self, program: str = SERVER, **environment: str) -> int:
+        """Return the port of a plugin, which is a shell's program."""
+        if program != self.program:  # several commands may read it at the same time
+            self.program = self._write(program)
+        variables = {"PATH": os.environ["PATH"]} | environment
+        servers = Servers(variables, self.folder, self.folder / "owner", self.projects)
+        port = servers.plugin(str(self.projects.parent / "plugin"))
         self.started.add(port)
         return port
-
-    def servers(self, environment: dict[str, str]) -> Servers:
-        return Servers({"PATH": os.environ["PATH"]} | environment, self.folder, self.folder / "owner", self.projects)
 
 
 @pytest.fixture
