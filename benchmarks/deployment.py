@@ -6,7 +6,7 @@ Each has its own emulator, and the times are those of whole commands. The benchm
 - the same resources as one Terraform module (`benchmarks.peer`), written as in the provider's documentation;
 - the same module with the stacks' graph, which shows how much of the difference is due to the graph.
 
-A change is a new input prefix, which changes resources of all three stacks.
+A change is a new input prefix, which changes resources of two stacks.
 """
 
 import json

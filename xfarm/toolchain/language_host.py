@@ -125,9 +125,9 @@ def program_traceback(error: BaseException) -> str:
 
     A syntax error names its place itself.
     """
-    start: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
     if isinstance(error, SyntaxError):
         return "".join(traceback.format_exception_only(error))
+    start: TracebackType | None = vars(error).get(_ORIGIN, error.__traceback__)
     entry = start
     while entry and entry.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         entry = entry.tb_next

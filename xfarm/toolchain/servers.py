@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -72,9 +72,7 @@ class Servers:
 
         Its command has two more arguments: the file that those who use it have locked, and the owner's.
         """
-        modules = [path for parent in list(Path(__file__).parents)[:2] for path in sorted(parent.glob("*.py"))]
-        sources = [module.read_text(encoding="utf-8") for module in modules]
-        key = json.dumps([command, identity, sources], sort_keys=True)
+        key = json.dumps([command, identity, _sources()], sort_keys=True)
         record = self.folder / hashlib.sha256(key.encode()).hexdigest()[:16]
         record.mkdir(parents=True, exist_ok=True)
         users = (record / "users").open("a+")
@@ -85,6 +83,13 @@ class Servers:
             if not _recorded(record):
                 _start(name, [*command, users.name, str(self.owner)], self.environment, record)
             return _recorded(record)
+
+
+@cache
+def _sources() -> list[str]:
+    """Return the code that the servers run: this package's, and the modules of `xfarm` that it imports."""
+    folders = list(Path(__file__).parents)[:2]
+    return [path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.glob("*.py"))]
 
 
 def _recorded(record: Path) -> int:

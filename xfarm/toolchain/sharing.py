@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-
 IDLE_S: Final = 600
 """How long a server goes on running unused, in seconds. The plugin occupies 0.5 GB of memory, the host 0.1 GB."""
-
 
 _CONNECT_S: Final = 5
 """How long an engine may take to accept a connection on a very busy machine, in seconds."""
