@@ -12,10 +12,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from threading import RLock
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 from urllib.parse import quote, quote_plus, unquote
 
 MINIMUM: Final = 8
@@ -70,28 +69,6 @@ def remember(*values: str | None) -> None:
     _forms.update({form for value in values if value for form in _written(value)})
 
 
-class _Search(NamedTuple):
-    """Searches for the forms of credentials."""
-
-    forms: set[bytes]
-    longest: int
-    form: re.Pattern[bytes]
-    first_byte: re.Pattern[bytes]
-
-
-def _search() -> _Search | None:
-    return _compiled(len(_forms)) if _forms else None
-
-
-@lru_cache(1)  # once for many credentials: those of a role may be renewed more often than a text is written
-def _compiled(_count: int) -> _Search:
-    forms = _forms.copy()
-    # The longest first: a form may be the beginning of another.
-    form = b"|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    first_byte = b"[" + re.escape(bytes({form[0] for form in forms})) + b"]"
-    return _Search(forms, max(map(len, forms)), re.compile(form), re.compile(first_byte))
-
-
 def _written(value: str) -> Iterator[bytes]:
     """Yield the forms in which a value may be in a text.
 
@@ -124,12 +101,15 @@ def blank(text: str) -> str:
 
 
 def _blank(text: bytes) -> bytes:
-    if not (search := _search()):
-        return text
-    text = search.form.sub(PLACEHOLDER.encode(), text)
-    if _ESCAPE.search(text) and search.form.search(_ESCAPE.sub(b"", text)):
-        # Without colours, rather than with a credential in several.
-        text = search.form.sub(PLACEHOLDER.encode(), _ESCAPE.sub(b"", text))
+    blanked = _replace(text)
+    if _ESCAPE.search(blanked) and (plain := _ESCAPE.sub(b"", blanked)) != (replaced := _replace(plain)):
+        return replaced  # without colours, rather than with a credential in several
+    return blanked
+
+
+def _replace(text: bytes) -> bytes:
+    for form in sorted(_forms.copy(), key=len, reverse=True):  # the longest first: another may be its beginning
+        text = text.replace(form, PLACEHOLDER.encode())
     return text
 
 
@@ -184,12 +164,12 @@ class _Output(io.BufferedIOBase):
 
 def _beginning(text: bytes) -> bytes:
     """Return the end of a text that is the beginning of a credential. No credential goes over the end of a line."""
-    if search := _search():
-        last = text[text.rfind(b"\n") + 1 :][-search.longest :]
-        for first in search.first_byte.finditer(last):
-            end = last[first.start() :]
-            if any(form.startswith(end) for form in search.forms):
-                return end
+    forms = _forms.copy()
+    last = text[text.rfind(b"\n") + 1 :][-max(map(len, forms), default=0) :]
+    first_bytes = {form[0] for form in forms}
+    for start, byte in enumerate(last):
+        if byte in first_bytes and any(form.startswith(last[start:]) for form in forms):
+            return last[start:]
     return b""
 
 
