@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.checkout import HOST, Checkout
+from tests.support.checkout import HOST, PLUGIN, Checkout
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION
 from xfarm.orchestrator.graph import dependencies
@@ -75,7 +75,7 @@ class Runner:
 
     def _use(self, action: str, arguments: dict[str, str]) -> dict[str, str]:
         if action == "pulumi/actions":
-            return self.checkout.pulumi(HOST)
+            return self.checkout.pulumi(HOST, PLUGIN)
         if action == "aws-actions/configure-aws-credentials":
             answer = self.checkout.client("sts").assume_role(
                 RoleArn=arguments["role-to-assume"], RoleSessionName="GitHubActions"
@@ -143,7 +143,7 @@ def test_preview_then_run_then_preview_then_run_then_delete(runner: Runner) -> N
     locks = ".pulumi/locks/organization/messaging/dev/"
     eventually(lambda: failures or s3.list_buckets()["Buckets"])
     eventually(lambda: failures or s3.list_objects_v2(Bucket=STATE_BUCKET, Prefix=locks)["KeyCount"])
-    environment = SECRETS | checkout.pulumi(HOST) | {"AWS_ENDPOINT_URL": checkout.emulator.endpoint}
+    environment = SECRETS | checkout.pulumi(HOST, PLUGIN) | {"AWS_ENDPOINT_URL": checkout.emulator.endpoint}
     second = checkout.run("deploy", "dev", "--yes", **environment)
     deploying.join()
     assert not failures, failures

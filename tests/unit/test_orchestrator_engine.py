@@ -173,7 +173,7 @@ def test_the_message_about_an_unreadable_state_names_the_project(cli: Cli, tmp_p
 
 
 def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://state")
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "gs://state")
     cli.states(DEPLOYED)
     cli.forget("storage")
     engine = Engine("dev", lambda *_: None, print)
@@ -183,7 +183,7 @@ def test_a_preview_uses_planned_outputs_and_leaves_the_backend_alone(cli: Cli, m
     assert cli.commands[3].startswith("storage preview")
     assert '"outputs": {"url": "planned"}' in cli.log
     assert "stack init" not in cli.log
-    assert "s3://state" not in cli.log
+    assert "gs://state" not in cli.log
 
 
 def test_a_preview_of_a_destruction_resolves_pending_operations_in_its_copy(cli: Cli) -> None:

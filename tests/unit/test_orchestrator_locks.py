@@ -18,7 +18,8 @@ import pytest
 from tests.support.killed import at_each_line
 from xfarm.errors import UserError
 from xfarm.orchestrator import locks, unlock
-from xfarm.orchestrator.locks import Folder, claim, conflict, store
+from xfarm.orchestrator.locks import claim, conflict
+from xfarm.orchestrator.stores import Folder, store
 
 LOCKS = ".pulumi/locks/organization/storage/dev"
 RECORD = ".xfarm/locks/storage/dev.json"

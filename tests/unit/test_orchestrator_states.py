@@ -6,29 +6,58 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_orchestrator_scratch import ALPHA, SECRET
-from xfarm.orchestrator.states import readable, stored
+from xfarm.orchestrator import states
+from xfarm.orchestrator.states import readable
+
+BY_CLI = {"by": "the CLI"}
+CHECKPOINT = {"stack": "organization/alpha/dev", "latest": ALPHA["deployment"]}
+DOCUMENT = json.dumps({"version": 3, "checkpoint": CHECKPOINT})
 
 
-def test_a_state_in_a_folder_is_read_without_the_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "a b%20#"
-    monkeypatch.setenv("PULUMI_BACKEND_URL", folder.as_uri() + "?metadata=skip")
-    path = folder / ".pulumi" / "stacks" / "alpha" / "dev.json"
-    path.parent.mkdir(parents=True)
-    assert stored("alpha", "dev") is None
-    checkpoint = {"stack": "organization/alpha/dev", "latest": ALPHA["deployment"]}
-    path.write_text(json.dumps({"version": 3, "checkpoint": checkpoint}), encoding="utf-8")
-    assert stored("alpha", "dev") == ALPHA
-    for damaged in ("", "[]", "{}", '{"checkpoint": 1}'):
-        path.write_text(damaged, encoding="utf-8")
-        with pytest.raises(LookupError):
-            stored("alpha", "dev")
+@pytest.fixture(autouse=True)
+def cli(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exported(_project: str, _stack: str) -> states.Json:
+        return BY_CLI
+
+    monkeypatch.setattr(states, "_exported", exported)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "https://api.pulumi.com", ""])
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder with the states of a backend."""
+    monkeypatch.setenv("PULUMI_BACKEND_URL", (tmp_path / "a b%20#").as_uri() + "?metadata=skip")
+    folder = tmp_path / "a b%20#" / ".pulumi" / "stacks"
+    (folder / "alpha").mkdir(parents=True)
+    return folder
+
+
+def test_a_state_in_a_folder_is_read_without_the_cli(folder: Path) -> None:
+    assert states.states("dev", ["alpha"]) == {"alpha": None}
+    (folder / "alpha" / "dev.json").write_text(DOCUMENT, encoding="utf-8")
+    assert states.states("dev", ["alpha", "beta"]) == {"alpha": ALPHA, "beta": None}
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"checkpoint": 1}'])
+def test_the_cli_says_what_is_wrong_with_a_damaged_state(folder: Path, damaged: str) -> None:
+    (folder / "alpha" / "dev.json").write_text(damaged, encoding="utf-8")
+    assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}
+
+
+@pytest.mark.parametrize("name", ["alpha/dev.json.gz", "alpha/dev.json.zst", "dev.json", "dev.json.gz"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_state_that_is_compressed_or_has_an_old_layout_is_read_by_the_cli(
+    folder: Path, name: str, *, plain: bool
+) -> None:
+    if plain:  # and older, perhaps
+        (folder / "alpha" / "dev.json").write_text(DOCUMENT, encoding="utf-8")
+    (folder / name).write_bytes(b"\x1f\x8b")
+    assert states.states("dev", ["alpha", "beta"])["alpha"] == BY_CLI
+
+
+@pytest.mark.parametrize("url", ["https://api.pulumi.com", "gs://bucket", ""])
 def test_any_other_state_is_read_by_the_cli(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PULUMI_BACKEND_URL", url)
-    with pytest.raises(LookupError):
-        stored("alpha", "dev")
+    assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}
 
 
 def test_a_secret_output_is_not_shown() -> None:

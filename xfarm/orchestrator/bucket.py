@@ -20,20 +20,20 @@ class Bucket:
 
     @aws_errors_as_user_errors()
     def names(self, folder: str) -> list[str]:
-        """Return the paths of the JSON files in a folder."""
+        """Return the paths of the files in a folder and below it."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self._name, Prefix=f"{self._prefix}{folder}/"
         )
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-        return [key.removeprefix(self._prefix) for key in keys if key.endswith(".json")]
+        return [key.removeprefix(self._prefix) for key in keys]
 
     @aws_errors_as_user_errors()
-    def read(self, path: str) -> str:
-        """Return the content of a file, or an empty string if there is none."""
+    def read(self, path: str) -> str | None:
+        """Return the content of a file, or None if there is none."""
         try:
             answer = self._client.get_object(Bucket=self._name, Key=self._prefix + path)
         except self._client.exceptions.NoSuchKey:
-            return ""
+            return None
         return answer["Body"].read().decode(errors="replace")
 
     @aws_errors_as_user_errors()

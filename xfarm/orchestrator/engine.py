@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -218,7 +217,7 @@ class Engine:
         return report
 
     def _remains(self, project: str) -> bool:
-        return states.managed(scratch.resources(states.state(self._stack, project))) > 0
+        return states.managed(scratch.resources(states.states(self._stack, [project])[project])) > 0
 
     def redirect(self, on_event: OnStackEvent, notify: Callable[[str], None]) -> None:
         """Replace the callbacks for events and messages."""
@@ -235,10 +234,7 @@ class Engine:
             UserError: The stacks' state can't be reached.
         """
         project, needs = preview.report.project, list(needs)
-        with ThreadPoolExecutor() as pool:
-            now = dict(
-                zip((project, *needs), pool.map(partial(states.state, self._stack), (project, *needs)), strict=True)
-            )
+        now = states.states(self._stack, [project, *needs])
         changed = []
         if scratch.resources(now[project]) != scratch.resources(self._states[project]):
             changed.append("its state")

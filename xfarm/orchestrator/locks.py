@@ -23,17 +23,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
 from xfarm.errors import UserError
 from xfarm.file_locks import acquire
+from xfarm.orchestrator.stores import Folder, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TextIO
+
+    from xfarm.orchestrator.stores import Store
 
 Json = dict[str, Any]
 
@@ -86,69 +88,12 @@ class Lock:
         return f"{self.user}@{self.host} (process {self.pid}) since {self.since or 'an unknown time'}"
 
 
-class Store(Protocol):
-    """A backend in which this module can read and delete locks."""
-
-    def names(self, folder: str) -> list[str]:
-        """Return the paths of the files in a folder."""
-        ...
-
-    def read(self, path: str) -> str:
-        """Return the content of a file, or an empty string if there is none."""
-        ...
-
-    def write(self, path: str, content: str) -> None:
-        """Write a file."""
-        ...
-
-    def delete(self, path: str) -> None:
-        """Delete a file, if there is one."""
-        ...
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A backend in a folder of this machine."""
-
-    root: Path
-
-    def names(self, folder: str) -> list[str]:
-        """Return the paths of the files in a folder."""
-        return sorted(f"{folder}/{path.name}" for path in (self.root / folder).glob("*.json"))
-
-    def read(self, path: str) -> str:
-        """Return the content of a file, or an empty string if there is none."""
-        try:
-            return (self.root / path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ""
-
-    def write(self, path: str, content: str) -> None:
-        """Write a file in place, so that its lock remains."""
-        (self.root / path).write_text(content, encoding="utf-8")
-
-    def delete(self, path: str) -> None:
-        """Delete a file, if there is one."""
-        (self.root / path).unlink(missing_ok=True)
-
-
-def store(url: str) -> Store | None:
-    """Return the backend at a URL, or None if it is of a kind whose locks only Pulumi can read."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        from xfarm.orchestrator.bucket import Bucket  # noqa: PLC0415 - boto3 is slow to import, `local` needs none
-
-        prefix = parts.path.strip("/")
-        return Bucket(parts.netloc, f"{prefix}/" if prefix else "")
-    root = Path(unquote(parts.netloc + parts.path)).expanduser()
-    return Folder(root) if parts.scheme == "file" and root.is_absolute() else None
-
-
 def held(place: Store, project: str, stack: str) -> list[Lock]:
     """Return the locks of a project's stack."""
     found = []
-    for path in place.names(f".pulumi/locks/organization/{project}/{stack}"):
-        content = _json(place.read(path))
+    names = place.names(f".pulumi/locks/organization/{project}/{stack}")
+    for path in (name for name in names if name.endswith(".json")):
+        content = _json(place.read(path) or "")
         fields = {"user": "username", "host": "hostname", "since": "timestamp"}
         known = {name: str(content[field]) for name, field in fields.items() if content.get(field)}
         pid = content.get("pid")
@@ -291,7 +236,7 @@ def examined(place: Store | None, project: str, stack: str) -> Iterator[Found]:
         file = opened.enter_context(_open(place.root / path)) if isinstance(place, Folder) else None
         alone = file is None or acquire(file)
         locks = held(place, project, stack) if place else []
-        record = _json(place.read(path)) if place and locks else {}
+        record = _json(place.read(path) or "") if place and locks else {}
         known = {lock: _may_run(lock, record, folder=file is not None) if alone else RUNS for lock in locks}
         unproven = {lock: reason for lock, reason in known.items() if reason}
         yield Found(file, alone, [lock for lock in locks if lock not in unproven], unproven)

@@ -1,17 +1,13 @@
-"""Reads the states of stacks, without a start of the Pulumi CLI if they are in a folder."""
+"""Reads the states of stacks, without a start of the Pulumi CLI if they are in a folder or an S3 bucket."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import scratch
+from xfarm.orchestrator import scratch, stores
 from xfarm.orchestrator.graph import dependencies, order
 from xfarm.orchestrator.scratch import ENCRYPTED, Json, Outputs
 from xfarm.paths import STACKS
@@ -32,25 +28,56 @@ def outputs(found: Mapping[str, Json | None]) -> dict[str, Outputs | None]:
     return {project: None if values is None else readable(values) for project, values in exported.items()}
 
 
-def states(stack: str) -> dict[str, Json | None]:
+def states(stack: str, projects: Collection[str] | None = None) -> dict[str, Json | None]:
     """Return the state of each project's stack of this name, as `pulumi stack export` does; None if there is none.
+
+    Args:
+        stack: The name of the stacks.
+        projects: The projects; by default all.
 
     Raises:
         UserError: The stacks' state can't be reached.
     """
-    projects = order(dependencies())
+    projects = order(dependencies()) if projects is None else projects
+    store = stores.store(os.environ.get("PULUMI_BACKEND_URL", ""))
+    names = frozenset(store.names(".pulumi/stacks")) if store else frozenset()
+
+    def state(project: str) -> Json | None:
+        with suppress(LookupError):
+            return _stored(store, names, project, stack)
+        return _exported(project, stack)
+
     with ThreadPoolExecutor() as pool:
-        return dict(zip(projects, pool.map(partial(state, stack), projects), strict=True))
+        return dict(zip(projects, pool.map(state, projects), strict=True))
 
 
-def state(stack: str, project: str) -> Json | None:
-    """Return the state of one project's stack.
+def _stored(store: stores.Store | None, names: frozenset[str], project: str, stack: str) -> Json | None:
+    """Return the state of a project's stack, or None if the stack doesn't exist.
+
+    Args:
+        store: The backend, or None if only Pulumi can read it.
+        names: The paths of the states in it.
+        project: The project.
+        stack: The stack's name.
 
     Raises:
-        UserError: The state can't be reached.
+        LookupError: Only Pulumi can read the state, or it is damaged.
+        UserError: AWS refuses.
     """
-    with suppress(LookupError):
-        return stored(project, stack)
+    path, old = f".pulumi/stacks/{project}/{stack}.json", f".pulumi/stacks/{stack}.json"
+    # Compressed, or in the layout of before version 3.61 (`stackPath` in pulumi/pkg/backend/diy/state.go).
+    if store is None or names & {old, *(f"{each}.{kind}" for each in (path, old) for kind in ("gz", "zst"))}:
+        raise LookupError
+    try:
+        if (text := store.read(path)) is None:
+            return None
+        document = json.loads(text)
+        return {"deployment": document.pop("checkpoint")["latest"], **document}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise LookupError from error
+
+
+def _exported(project: str, stack: str) -> Json | None:
     from pulumi.automation import CommandError, StackNotFoundError  # noqa: PLC0415 - slow to import
 
     from xfarm.orchestrator.engine import explain  # noqa: PLC0415
@@ -68,26 +95,6 @@ def state(stack: str, project: str) -> Json | None:
 def managed(resources: Iterable[Json]) -> int:
     """Return how many of the resources are in AWS: Pulumi's own, such as the stack, are not."""
     return sum(not resource["type"].startswith("pulumi:") for resource in resources)
-
-
-def stored(project: str, stack: str) -> Json | None:
-    """Return what `pulumi stack export` would, from a backend that is a folder; None if the stack doesn't exist.
-
-    Raises:
-        LookupError: The backend is no folder, or the file is not as expected.
-    """
-    url = urlsplit(os.environ.get("PULUMI_BACKEND_URL", ""))
-    if url.scheme != "file":
-        raise LookupError(url.scheme)
-    try:
-        path = Path(url2pathname(url.path)) / ".pulumi" / "stacks" / project / f"{stack}.json"
-        document = json.loads(path.read_text(encoding="utf-8"))
-        latest = document.pop("checkpoint")["latest"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LookupError(str(error)) from error
-    return {**document, "deployment": latest}
 
 
 def readable(outputs: Outputs) -> Outputs:

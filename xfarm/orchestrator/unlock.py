@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from xfarm.errors import UserError, WrongUsageError
-from xfarm.orchestrator import locks, targets
+from xfarm.orchestrator import locks, stores, targets
 from xfarm.orchestrator.graph import dependencies, order
 
 
@@ -20,7 +20,7 @@ def unlock(stack: str, *, yes: bool) -> None:
     """
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     targets.activate(stack, Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print)
-    place = locks.store(os.environ["PULUMI_BACKEND_URL"])
+    place = stores.store(os.environ["PULUMI_BACKEND_URL"])
     if place is None:
         raise UserError(
             "xfarm reads locks in an S3 bucket or a folder only, and the state is elsewhere: "
