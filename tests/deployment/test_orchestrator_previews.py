@@ -67,3 +67,21 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     rows = [line.split()[:2] for line in output.splitlines() if line]
     assert rows == [["stack", "outcome"], ["alpha", "stopped"], ["beta", "stopped"]]
     eventually(lambda: not stress.session(process.pid) and not stress.programs(deployed), seconds=5)
+
+
+def test_a_preview_during_which_the_emulator_is_stopped_says_so(deployed: Checkout, faulty: FaultyAws) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def hold(_action: str) -> None:
+        asked.set()
+        released.wait(300)
+
+    faulty.delay = hold
+    process = stress.start(deployed, "preview", "--refresh")
+    assert asked.wait(300)
+    assert deployed.run("emulator", "stop").returncode == 0
+    released.set()
+    output = process.communicate()[0]
+    assert process.returncode == 1
+    assert "The AWS emulator was stopped meanwhile: run the same command again, which starts it." in output
+    assert deployed.run("preview").returncode == 0
