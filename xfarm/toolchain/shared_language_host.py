@@ -65,8 +65,9 @@ class SharedLanguageHost(LanguageServer):
         try:
             return language_pb2.RunResponse.FromString(answer.recv_bytes())
         except EOFError:
-            message = f"The program's process ended with exit code {program.exitcode}."
-            self._engines.log(context.peer(), message, error=True)
+            if context.is_active():  # otherwise the engine failed, and ended this call and so the program
+                message = f"The program's process ended with exit code {program.exitcode}."
+                self._engines.log(context.peer(), message, error=True)
             return language_pb2.RunResponse(bail=True)
 
 
