@@ -164,12 +164,14 @@ class _Output(io.BufferedIOBase):
 
 def _beginning(text: bytes) -> bytes:
     """Return the end of a text that is the beginning of a credential. No credential goes over the end of a line."""
-    forms = _forms.copy()
-    last = text[text.rfind(b"\n") + 1 :][-max(map(len, forms), default=0) :]
+    if not (forms := _forms.copy()):
+        return b""
+    last = text[text.rfind(b"\n") + 1 :][-max(map(len, forms)) :]
     first_bytes = {form[0] for form in forms}
     for start, byte in enumerate(last):
-        if byte in first_bytes and any(form.startswith(last[start:]) for form in forms):
-            return last[start:]
+        end = last[start:]
+        if byte in first_bytes and any(form.startswith(end) for form in forms):
+            return end
     return b""
 
 

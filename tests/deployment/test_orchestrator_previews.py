@@ -83,5 +83,5 @@ def test_a_preview_during_which_the_emulator_is_stopped_says_so(deployed: Checko
     released.set()
     output = process.communicate()[0]
     assert process.returncode == 1
-    assert "The AWS emulator was stopped meanwhile: run the same command again, which starts it." in output
+    assert "The AWS emulator ended meanwhile: run the same command again, which starts it." in output
     assert deployed.run("preview").returncode == 0

@@ -35,22 +35,24 @@ def s3(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     s3.delete_bucket(Bucket="states")
 
 
-@pytest.mark.parametrize("prefix", ["", "team/a"])
+@pytest.mark.parametrize(
+    ("path", "prefix"), [("", ""), ("/team/a", "team/a/"), ("/team%20a/", "team a/"), ("/b?prefix=a/", "a/b/")]
+)
 def test_a_state_in_a_bucket_is_read_without_the_cli(
     s3: Any,  # noqa: ANN401 - a client
     monkeypatch: pytest.MonkeyPatch,
+    path: str,
     prefix: str,
 ) -> None:
     def exported(_project: str, _stack: str) -> states.Json:
         return BY_CLI
 
     monkeypatch.setattr(states, "_exported", exported)
-    monkeypatch.setenv("PULUMI_BACKEND_URL", f"s3://states/{prefix}?region={REGION}")
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"s3://states{path}{'&' if '?' in path else '?'}region={REGION}")
     assert states.states("dev", ["alpha", "beta"]) == {"alpha": None, "beta": None}
-    path = f"{prefix}/.pulumi/stacks/alpha/dev.json".removeprefix("/")
-    s3.put_object(Bucket="states", Key=path, Body=DOCUMENT)
-    s3.put_object(Bucket="states", Key=f"{path}.bak", Body="{}")
-    s3.put_object(Bucket="states", Key=path.replace("alpha", "beta") + ".gz", Body=b"\x1f\x8b")
+    s3.put_object(Bucket="states", Key=f"{prefix}.pulumi/meta.yaml", Body=b"version: 1\n")
+    s3.put_object(Bucket="states", Key=f"{prefix}.pulumi/stacks/alpha/dev.json", Body=DOCUMENT)
+    s3.put_object(Bucket="states", Key=f"{prefix}.pulumi/stacks/beta/dev.json.gz", Body=b"\x1f\x8b")
     assert states.states("dev", ["alpha", "beta"]) == {"alpha": ALPHA, "beta": BY_CLI}
 
 

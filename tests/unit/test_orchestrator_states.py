@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_state_in_a_folder_is_read_without_the_cli(folder: Path) -> None:
     assert states.states("dev", ["alpha"]) == {"alpha": None}
+    (folder.parent / "meta.yaml").write_text("version: 1\n", encoding="utf-8")
     (folder / "alpha" / "dev.json").write_text(DOCUMENT, encoding="utf-8")
     assert states.states("dev", ["alpha", "beta"]) == {"alpha": ALPHA, "beta": None}
 
@@ -43,18 +45,34 @@ def test_the_cli_says_what_is_wrong_with_a_damaged_state(folder: Path, damaged: 
     assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}
 
 
-@pytest.mark.parametrize("name", ["alpha/dev.json.gz", "alpha/dev.json.zst", "dev.json", "dev.json.gz"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("stacks/alpha/dev.json.gz", b"\x1f\x8b"),
+        ("stacks/alpha/dev.json.zst", b"\x28\xb5"),
+        ("stacks/other.json", b"{}"),
+        ("meta.yaml", b"version: 2\n"),
+    ],
+)
 @pytest.mark.parametrize("plain", [True, False])
-def test_a_state_that_is_compressed_or_has_an_old_layout_is_read_by_the_cli(
-    folder: Path, name: str, *, plain: bool
+def test_a_state_that_is_compressed_or_has_another_layout_is_read_by_the_cli(
+    folder: Path, name: str, content: bytes, *, plain: bool
 ) -> None:
     if plain:  # and older, perhaps
         (folder / "alpha" / "dev.json").write_text(DOCUMENT, encoding="utf-8")
-    (folder / name).write_bytes(b"\x1f\x8b")
-    assert states.states("dev", ["alpha", "beta"])["alpha"] == BY_CLI
+    (folder.parent / name).write_bytes(content)
+    assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}
 
 
-@pytest.mark.parametrize("url", ["https://api.pulumi.com", "gs://bucket", ""])
+def test_a_folder_that_can_t_be_read_is_explained_by_the_cli(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del folder
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError))
+    assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.pulumi.com", "gs://bucket", "s3://bucket?profile=other", "file://~nobody-known", ""]
+)
 def test_any_other_state_is_read_by_the_cli(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PULUMI_BACKEND_URL", url)
     assert states.states("dev", ["alpha"]) == {"alpha": BY_CLI}

@@ -75,19 +75,19 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
         succeeded = all(report.outcome in {"done", "absent"} for report in reports)
         refreshed = operation == "destroy" or (operation == "deploy" and refresh)
         everything = not (only or first)
-        if stack == targets.LOCAL:
-            from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
-
-            if succeeded and refreshed and everything:
-                local_environment.forget_losses(ROOT)
-            elif not succeeded and not local_environment.emulator(ROOT).running():
-                notices.print("The AWS emulator was stopped meanwhile: run the same command again, which starts it.")
         if as_json:
             print(json.dumps([asdict(report) for report in reports], indent=2))
         else:
             console.print(summary(reports, operation))
             if everything and operation in _NOTHING and succeeded and not any(report.changes for report in reports):
                 console.print(f"Nothing to {_NOTHING[operation]}: '{stack}' has no resources.")
+        if stack == targets.LOCAL:
+            from xfarm.orchestrator import local_environment  # noqa: PLC0415 - needed for `local` only
+
+            if succeeded and refreshed and everything:
+                local_environment.forget_losses(ROOT)
+            elif not succeeded and not local_environment.emulator(ROOT).running():
+                notices.print("The AWS emulator ended meanwhile: run the same command again, which starts it.")
     if not succeeded:
         return 1
     different = any(report.changed or report.outputs for report in reports)

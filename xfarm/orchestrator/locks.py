@@ -91,8 +91,7 @@ class Lock:
 def held(place: Store, project: str, stack: str) -> list[Lock]:
     """Return the locks of a project's stack."""
     found = []
-    names = place.names(f".pulumi/locks/organization/{project}/{stack}")
-    for path in (name for name in names if name.endswith(".json")):
+    for path in place.names(f".pulumi/locks/organization/{project}/{stack}"):
         content = _json(place.read(path) or "")
         fields = {"user": "username", "host": "hostname", "since": "timestamp"}
         known = {name: str(content[field]) for name, field in fields.items() if content.get(field)}

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from xfarm.errors import UserError
 from xfarm.orchestrator.aws_account import Account, aws_errors_as_user_errors
 from xfarm.orchestrator.graph import dependencies
+from xfarm.orchestrator.stores import key_prefix
 from xfarm.paths import STACKS
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def has_states(account: Account) -> bool:
         return True
     if not _exists(account, bucket):
         return False
-    prefix = "/".join(filter(None, (urlsplit(url).path.strip("/"), ".pulumi/")))
+    prefix = f"{key_prefix(url)}.pulumi/"
     with aws_errors_as_user_errors():
         s3 = account.session.client("s3")
         return s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)["KeyCount"] > 0

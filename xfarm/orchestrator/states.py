@@ -39,24 +39,37 @@ def states(stack: str, projects: Collection[str] | None = None) -> dict[str, Jso
         UserError: The stacks' state can't be reached.
     """
     projects = order(dependencies()) if projects is None else projects
-    store = stores.store(os.environ.get("PULUMI_BACKEND_URL", ""))
-    names = frozenset(store.names(".pulumi/stacks")) if store else frozenset()
+    store = _store()
 
     def state(project: str) -> Json | None:
         with suppress(LookupError):
-            return _stored(store, names, project, stack)
+            return _stored(store, project, stack)
         return _exported(project, stack)
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(projects, pool.map(state, projects), strict=True))
 
 
-def _stored(store: stores.Store | None, names: frozenset[str], project: str, stack: str) -> Json | None:
+def _store() -> stores.Store | None:
+    """Return the backend, or None if only Pulumi can read it, or can say what is wrong with it."""
+    store = stores.store(os.environ.get("PULUMI_BACKEND_URL", ""))
+    if not store:
+        return None
+    try:
+        # Pulumi refuses every other version, and the layout from before there were versions (`newDIYBackend` in
+        # pulumi/pkg/backend/diy).
+        version = store.read(".pulumi/meta.yaml")
+        current = version.split() == ["version:", "1"] if version else not store.names(".pulumi/stacks")
+    except OSError:
+        return None
+    return store if current else None
+
+
+def _stored(store: stores.Store | None, project: str, stack: str) -> Json | None:
     """Return the state of a project's stack, or None if the stack doesn't exist.
 
     Args:
         store: The backend, or None if only Pulumi can read it.
-        names: The paths of the states in it.
         project: The project.
         stack: The stack's name.
 
@@ -64,11 +77,11 @@ def _stored(store: stores.Store | None, names: frozenset[str], project: str, sta
         LookupError: Only Pulumi can read the state, or it is damaged.
         UserError: AWS refuses.
     """
-    path, old = f".pulumi/stacks/{project}/{stack}.json", f".pulumi/stacks/{stack}.json"
-    # Compressed, or in the layout of before version 3.61 (`stackPath` in pulumi/pkg/backend/diy/state.go).
-    if store is None or names & {old, *(f"{each}.{kind}" for each in (path, old) for kind in ("gz", "zst"))}:
-        raise LookupError
+    path = f".pulumi/stacks/{project}/{stack}.json"
     try:
+        # Pulumi reads the newest of these (`stackPath` in pulumi/pkg/backend/diy).
+        if store is None or any(store.read(f"{path}.{compressed}") is not None for compressed in ("gz", "zst")):
+            raise LookupError
         if (text := store.read(path)) is None:
             return None
         document = json.loads(text)

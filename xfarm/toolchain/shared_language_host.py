@@ -57,7 +57,8 @@ class SharedLanguageHost(LanguageServer):
         program.start()
         output_end.close()
         answer_end.close()
-        context.add_callback(program.kill)
+        if not context.add_callback(program.kill):  # the call has ended already
+            program.kill()
         with open(output.fileno(), encoding="utf-8", errors="replace", closefd=False) as lines:
             for line in lines:
                 self._engines.log(context.peer(), line.rstrip("\n"))
