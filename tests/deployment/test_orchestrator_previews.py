@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,9 @@ def test_the_rest_of_the_plan_is_shown_if_a_stack_fails(deployed: Checkout, brok
     assert "Traceback" not in failed.stderr
 
 
-def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: FaultyAws) -> None:
+@pytest.fixture
+def held(deployed: Checkout, faulty: FaultyAws) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
+    """Yield a preview that waits for AWS, and the event that lets AWS respond."""
     asked, released = threading.Event(), threading.Event()
 
     def hold(_action: str) -> None:
@@ -59,6 +63,14 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     faulty.delay = hold
     process = stress.start(deployed, "preview", "--refresh")
     assert asked.wait(300)
+    yield process, released
+    released.set()
+
+
+def test_ctrl_c_ends_a_preview_without_an_error(
+    deployed: Checkout, held: tuple[subprocess.Popen[str], threading.Event]
+) -> None:
+    process, released = held
     os.killpg(process.pid, signal.SIGINT)
     stress.read_until(process, "press Ctrl-C again to stop at once.")
     released.set()  # the engines have their signal
@@ -69,19 +81,13 @@ def test_ctrl_c_ends_a_preview_without_an_error(deployed: Checkout, faulty: Faul
     eventually(lambda: not stress.session(process.pid) and not stress.programs(deployed), seconds=5)
 
 
-def test_a_preview_during_which_the_emulator_is_stopped_says_so(deployed: Checkout, faulty: FaultyAws) -> None:
-    asked, released = threading.Event(), threading.Event()
-
-    def hold(_action: str) -> None:
-        asked.set()
-        released.wait(300)
-
-    faulty.delay = hold
-    process = stress.start(deployed, "preview", "--refresh")
-    assert asked.wait(300)
+def test_a_preview_during_which_the_emulator_is_stopped_says_so(
+    deployed: Checkout, held: tuple[subprocess.Popen[str], threading.Event]
+) -> None:
+    process, released = held
     assert deployed.run("emulator", "stop").returncode == 0
     released.set()
     output = process.communicate()[0]
     assert process.returncode == 1
-    assert "The AWS emulator ended meanwhile: run the same command again, which starts it." in output
+    assert "The AWS emulator ended meanwhile: run the same command again, which starts it." in output, output
     assert deployed.run("preview").returncode == 0

@@ -1,11 +1,14 @@
 """The emulator that the tests of a module share; some folders and modules have one with other settings."""
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
+import boto3
 import pytest
 
 from tests.support.checkout import free_port
-from xfarm.emulator.server import Emulator
+from xfarm.emulator.server import REGION, Emulator
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +17,20 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     emulator.start()
     yield emulator
     emulator.stop()
+
+
+@pytest.fixture
+def s3(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Yield a client of an account with an empty bucket `state`; it is the account of the environment."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "RUNNER_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
+    yield s3
+    for item in s3.list_objects_v2(Bucket="state").get("Contents", []):
+        s3.delete_object(Bucket="state", Key=item["Key"])
+    s3.delete_bucket(Bucket="state")

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from tests.support import account, github
@@ -24,23 +23,6 @@ from xfarm.paths import ROOT
 URL = f"s3://state/team?region={REGION}"
 LOCKS = "team/.pulumi/locks/organization/storage/dev/"
 NAME = f"{LOCKS}1234.json"
-
-
-@pytest.fixture
-def s3(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Yield a client of an account with an empty bucket; it is the account of the environment."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "RUNNER_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
-    yield s3
-    for key in keys(s3):
-        s3.delete_object(Bucket="state", Key=key)
-    s3.delete_bucket(Bucket="state")
 
 
 @pytest.fixture
