@@ -23,6 +23,7 @@ from tests.support.emulated_pipeline import create_pipeline, running
 from tests.support.waiting import eventually
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
+from xfarm.file_locks import share
 
 
 @pytest.fixture
@@ -56,6 +57,18 @@ def test_it_starts_once_and_stops(emulator: Emulator) -> None:
     emulator.stop()
     assert not emulator.running()
     emulator.stop()
+
+
+def test_it_responds_until_it_is_stopped_even_while_those_who_waited_for_its_end_hold_the_lock(
+    emulator: Emulator,
+) -> None:
+    emulator.start()
+    assert emulator.responds()
+    emulator.stop()
+    with (emulator.directory / "lock").open() as lock:
+        share(lock)
+        assert emulator.running()
+        assert not emulator.responds()
 
 
 def test_it_keeps_objects_and_messages_when_it_is_stopped(emulator: Emulator) -> None:
