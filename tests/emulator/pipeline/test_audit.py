@@ -71,7 +71,7 @@ def test_what_was_lost_is_found_and_processed_and_nothing_else(
     before = len(driver.logged())
     reprocess(driver.pipeline, console, missing=True, rate=RATE)
     driver.assert_complete(kept | lost)
-    assert len(driver.logged()) >= before + len(lost)
+    eventually(lambda: len(driver.logged()) >= before + len(lost))  # the lines come after the results
     assert {driver.name(line) for line in driver.logged()[before:] if "key" in line} <= lost.keys()
     assert found(driver) == found(driver, thorough=True) == {}
     text = io.StringIO()
