@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import TextIO
 
 
-def acquire(file: TextIO) -> bool:
-    """Lock a file for this process and those that inherit it; return False if another process has it locked."""
+def acquire(file: TextIO, *, shared: bool = False) -> bool:
+    """Lock a file for this process and those that inherit it; return False if another process has it locked.
+
+    Args:
+        file: The file.
+        shared: Whether to share the lock, so that only a process that does not share it is in the way.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

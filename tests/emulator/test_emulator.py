@@ -59,16 +59,12 @@ def test_it_starts_once_and_stops(emulator: Emulator) -> None:
     emulator.stop()
 
 
-def test_it_responds_until_it_is_stopped_even_while_those_who_waited_for_its_end_hold_the_lock(
-    emulator: Emulator,
-) -> None:
+def test_those_who_have_waited_for_its_end_are_not_taken_for_it(emulator: Emulator) -> None:
     emulator.start()
-    assert emulator.responds()
     emulator.stop()
     with (emulator.directory / "lock").open() as lock:
         share(lock)
-        assert emulator.running()
-        assert not emulator.responds()
+        assert not emulator.running()
 
 
 def test_it_keeps_objects_and_messages_when_it_is_stopped(emulator: Emulator) -> None:

@@ -55,22 +55,9 @@ class Emulator:
         return f"http://127.0.0.1:{self.port}"
 
     def running(self) -> bool:
-        """Return whether the emulator of this directory is running: its process holds a lock.
-
-        For a moment after its end, those who have waited for it may hold that lock.
-        """
+        """Return whether the emulator of this directory is running: its process holds a lock."""
         with self._lock() as lock:
-            return not acquire(lock)
-
-    def responds(self) -> bool:
-        """Return whether the emulator of this directory runs at this port, and responds."""
-        if self._recorded()[1] != self.port:
-            return False
-        try:
-            with _DIRECT.open(f"{self.endpoint}/_ministack/health", timeout=_START_TIMEOUT_S):
-                return True
-        except OSError:
-            return False
+            return not acquire(lock, shared=True)  # as those do who wait for its end
 
     @property
     def unsaved(self) -> Path:
@@ -93,7 +80,7 @@ class Emulator:
         deadline = time.monotonic() + _START_TIMEOUT_S
         with self._lock() as lock:
             while not acquire(lock):
-                if self.responds():
+                if self._responds():
                     return
                 if (running := self._recorded()[1]) not in (self.port, 0):
                     raise UserError(
@@ -114,7 +101,7 @@ class Emulator:
                     )
                 time.sleep(_POLL_S)
             self._spawn(lock)
-        while not self.responds():
+        while not self._responds():
             if not self.running():
                 log = (self.directory / "log").read_text(errors="replace")[-_LOG_TAIL_CHARS:]
                 raise UserError(f"the AWS emulator ended at once. The end of its log:\n{log}")
@@ -191,6 +178,15 @@ class Emulator:
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
             )
+
+    def _responds(self) -> bool:
+        if self._recorded()[1] != self.port:
+            return False
+        try:
+            with _DIRECT.open(f"{self.endpoint}/_ministack/health", timeout=_START_TIMEOUT_S):
+                return True
+        except OSError:
+            return False
 
     def _pause(self, deadline: float) -> None:
         """Pause until the next check.

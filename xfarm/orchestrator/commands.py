@@ -86,7 +86,7 @@ def operate(  # noqa: PLR0913 - each is an option of the command line
 
             if succeeded and refreshed and everything:
                 local_environment.forget_losses(ROOT)
-            elif not succeeded and not local_environment.emulator(ROOT).responds():
+            elif not succeeded and not local_environment.emulator(ROOT).running():
                 notices.print("The AWS emulator ended meanwhile: run the same command again, which starts it.")
     if not succeeded:
         return 1
