@@ -29,13 +29,11 @@ from urllib.request import Request, urlopen
 
 from xfarm.errors import UserError
 from xfarm.file_locks import acquire
-from xfarm.orchestrator.stores import Folder, store
+from xfarm.orchestrator.stores import Folder, Store, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TextIO
-
-    from xfarm.orchestrator.stores import Store
 
 Json = dict[str, Any]
 

@@ -42,8 +42,9 @@ def states(stack: str, projects: Collection[str] | None = None) -> dict[str, Jso
     store = _store()
 
     def state(project: str) -> Json | None:
-        with suppress(LookupError):
-            return _stored(store, project, stack)
+        if store:
+            with suppress(LookupError):
+                return _stored(store, project, stack)
         return _exported(project, stack)
 
     with ThreadPoolExecutor() as pool:
@@ -65,11 +66,11 @@ def _store() -> stores.Store | None:
     return store if current else None
 
 
-def _stored(store: stores.Store | None, project: str, stack: str) -> Json | None:
+def _stored(store: stores.Store, project: str, stack: str) -> Json | None:
     """Return the state of a project's stack, or None if the stack doesn't exist.
 
     Args:
-        store: The backend, or None if only Pulumi can read it.
+        store: The backend.
         project: The project.
         stack: The stack's name.
 
@@ -80,7 +81,7 @@ def _stored(store: stores.Store | None, project: str, stack: str) -> Json | None
     path = f".pulumi/stacks/{project}/{stack}.json"
     try:
         # Pulumi reads the newest of these (`stackPath` in pulumi/pkg/backend/diy).
-        if store is None or any(store.read(f"{path}.{compressed}") is not None for compressed in ("gz", "zst")):
+        if any(store.read(f"{path}.{compressed}") is not None for compressed in ("gz", "zst")):
             raise LookupError
         if (text := store.read(path)) is None:
             return None
