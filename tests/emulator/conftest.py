@@ -1,12 +1,12 @@
 """The emulator that the tests of a module share; some folders and modules have one with other settings."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import boto3
 import pytest
 
+from tests.support import account
 from tests.support.checkout import free_port
 from xfarm.emulator.server import REGION, Emulator
 
@@ -22,12 +22,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture
 def s3(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Yield a client of an account with an empty bucket `state`; it is the account of the environment."""
-    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "RUNNER_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    account.use(emulator, monkeypatch)
     s3 = boto3.client("s3")
     s3.create_bucket(Bucket="state", CreateBucketConfiguration={"LocationConstraint": REGION})
     yield s3

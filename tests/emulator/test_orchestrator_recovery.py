@@ -1,6 +1,5 @@
 """How operations that were cut off are resolved."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,25 +7,17 @@ import boto3
 import pytest
 
 from tests.support import stack_program
-from tests.support.checkout import free_port
+from tests.support.account import use
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.graph import dependencies
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
-    emulator.start()
+def account(emulator: Emulator) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield patch
-    emulator.stop()
+        use(emulator, patch)
+        yield
 
 
 def urn(kind: str, name: str) -> str:

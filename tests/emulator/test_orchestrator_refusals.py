@@ -1,6 +1,5 @@
 """Which refusals are retried, which lead to a takeover of an existing resource, and which fail."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ import pytest
 from pulumi.automation import CommandError, Deployment, EngineEvent, Stack
 from pulumi.automation._cmd import CommandResult
 
-from tests.support.checkout import free_port
+from tests.support.account import use
 from xfarm.emulator.server import REGION, Emulator
 from xfarm.errors import UserError
 from xfarm.orchestrator import refusals
@@ -138,19 +137,10 @@ def test_ctrl_c_ends_the_retries(when: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    emulator = Emulator(tmp_path_factory.mktemp("emulator"), free_port())
-    emulator.start()
+def account(emulator: Emulator) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        use(emulator, patch)
         yield
-    emulator.stop()
 
 
 OURS = {"Application": "xfarm-pipeline", "PulumiProject": "compute", "PulumiStack": "local"}

@@ -1,18 +1,15 @@
 """The states of stacks in a bucket."""
 
-import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.unit.test_orchestrator_scratch import ALPHA
+from tests.unit.test_orchestrator_states import BY_CLI, DOCUMENT
 from xfarm.emulator.server import REGION
 from xfarm.errors import UserError
 from xfarm.orchestrator import states
-
-CHECKPOINT = {"stack": "organization/alpha/dev", "latest": ALPHA["deployment"]}
-DOCUMENT = json.dumps({"version": 3, "checkpoint": CHECKPOINT})
-BY_CLI = {"by": "the CLI"}
 
 
 @pytest.mark.parametrize(
@@ -24,10 +21,7 @@ def test_a_state_in_a_bucket_is_read_without_the_cli(
     path: str,
     prefix: str,
 ) -> None:
-    def exported(_project: str, _stack: str) -> states.Json:
-        return BY_CLI
-
-    monkeypatch.setattr(states, "_exported", exported)
+    monkeypatch.setattr(states, "_exported", Mock(return_value=BY_CLI))
     monkeypatch.setenv("PULUMI_BACKEND_URL", f"s3://state{path}{'&' if '?' in path else '?'}region={REGION}")
     assert states.states("dev", ["alpha", "beta"]) == {"alpha": None, "beta": None}
     s3.put_object(Bucket="state", Key=f"{prefix}.pulumi/meta.yaml", Body=b"version: 1\n")

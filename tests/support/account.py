@@ -6,10 +6,11 @@ import sys
 from unittest.mock import patch
 
 import boto3
+import pytest
 from click.testing import CliRunner
 
 from xfarm import cli
-from xfarm.emulator.server import REGION
+from xfarm.emulator.server import REGION, Emulator
 from xfarm.paths import ROOT
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -21,6 +22,17 @@ def environment(**settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
     no_files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     return kept | no_files | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"} | settings
+
+
+def use(emulator: Emulator, patch: pytest.MonkeyPatch) -> None:
+    """Make an emulator's account that of this process's environment, which then has no other settings for AWS."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GITHUB_", "RUNNER_"))]:
+        patch.delenv(name)
+    patch.setattr(boto3, "DEFAULT_SESSION", None)
+    patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
+    patch.setenv("AWS_DEFAULT_REGION", REGION)
+    patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
 
 def xfarm(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

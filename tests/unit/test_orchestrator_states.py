@@ -17,10 +17,7 @@ DOCUMENT = json.dumps({"version": 3, "checkpoint": CHECKPOINT})
 
 @pytest.fixture(autouse=True)
 def cli(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exported(_project: str, _stack: str) -> states.Json:
-        return BY_CLI
-
-    monkeypatch.setattr(states, "_exported", exported)
+    monkeypatch.setattr(states, "_exported", Mock(return_value=BY_CLI))
 
 
 @pytest.fixture
