@@ -11,8 +11,8 @@
   elements: Resource"). If IAM is enforced (`Emulator.enforces_iam`), some requests are checked for another action or
   resource than in AWS, or without the keys that conditions need, and nobody needs `iam:PassRole`. Simulations ignore
   conditions.
-- Lambda, logs: output is lost if it arrives more than 5 ms after the previous line, such as the last lines on a busy
-  machine. A missing log group is created even if the function's role may not create it.
+- Lambda, logs: lines that haven't arrived some milliseconds after the result are lost, and what follows the last line
+  break is in the next invocation's log. A missing log group is created even if the function's role may not create it.
 - CloudWatch Logs: a function's lines have no ids, and FilterLogEvents returns the first 10,000 lines only.
 - Lambda, concurrency: a throttled batch uses up a receive at once, but Lambda retries it until the visibility timeout
   of its messages has passed. The reserved concurrency limits how many batches are received, but not in Lambda.
@@ -41,16 +41,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from functools import partialmethod
 from http import HTTPStatus
 from itertools import count, takewhile
 from pathlib import Path
+from queue import Empty
 from threading import Thread
 from typing import Any, Final
 from xml.sax.saxutils import escape, unescape
 
 from ministack import app
-from ministack.core import iam_actions, iam_evaluator
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.lambda_runtime import Worker
 from ministack.core.responses import get_account_id, get_region
 from ministack.services import cloudwatch, cloudwatch_logs, iam, lambda_svc, s3, sns, sqs
@@ -368,6 +368,38 @@ def execute_function(function: dict[str, Any], event: dict[str, Any]) -> dict[st
     return result
 
 
+_END_OF_LOG: Final = "\0end of the log"
+_LATE_S: Final = 5
+"""How long to wait for the end of the log of a function that was killed, if a process that it started keeps it open."""
+
+_drain_stderr_bounded = Worker._drain_stderr_bounded
+
+
+def with_end_of_log(script: str) -> str:
+    """Return ministack's program for Python functions so that it also marks the end of each invocation's log."""
+    before, result, after = script.rpartition("        _real_stdout.flush()\n")
+    return f"{before}        print({_END_OF_LOG!r}, file=sys.__stderr__, flush=True)\n{result}{after}"
+
+
+def read_stderr(worker: Worker) -> None:
+    """Put the lines of a worker's log in its queue, and an end after the last."""
+    if worker._proc and worker._proc.stderr:
+        for line in worker._proc.stderr:
+            worker._stderr_queue.put(line.rstrip("\n"))
+    worker._stderr_queue.put(_END_OF_LOG)
+
+
+def drain_stderr(worker: Worker, **waits: float) -> str:
+    """Return the log of a worker's invocation, all of it."""
+    if not worker.config.get("Runtime", "python").startswith("python"):
+        return _drain_stderr_bounded(worker, **waits)
+    lines: list[str] = []
+    with suppress(Empty):
+        while not lines or not lines[-1].endswith(_END_OF_LOG):
+            lines.append(worker._stderr_queue.get(timeout=_LATE_S))
+    return "\n".join(lines).removesuffix(_END_OF_LOG).rstrip("\n")
+
+
 _emit_lambda_logs = lambda_svc._emit_lambda_logs
 
 
@@ -593,8 +625,11 @@ if __name__ == "__main__":
     iam._IAM_HANDLERS["SimulatePrincipalPolicy"] = simulate_principal_policy
     iam_actions._BOTOCORE_SERVICE_MAP["lambda"] = ["lambda"]
     handlers = {"StartMessageMoveTask": start_message_move_task, "ListMessageMoveTasks": list_message_move_tasks}
-    drain = partialmethod(Worker._drain_stderr_bounded, first_line_wait=0.2, idle_confirm=0.05, hard_cap=2.0)
-    setattr(Worker, "_drain_stderr_bounded", drain)  # noqa: B010 - as above
+    script = "_PYTHON_WORKER_SCRIPT"
+    setattr(lambda_runtime, script, with_end_of_log(getattr(lambda_runtime, script)))
+    setattr(Worker, "_read_stderr", read_stderr)  # noqa: B010 - as above
+    for name in ("_drain_stderr", "_drain_stderr_bounded"):
+        setattr(Worker, name, drain_stderr)
     sqs._HANDLERS.update(handlers)
     setattr(lambda_svc, "_sqs_esm_concurrency", sqs_esm_concurrency)  # noqa: B010 - as above
     setattr(lambda_svc, "_run_sqs_batch", run_sqs_batch)  # noqa: B010 - as above

@@ -15,6 +15,7 @@ import boto3
 from rich.console import Console
 
 from tests.support.driver import Driver
+from tests.support.emulated_pipeline import lambda_zip
 from tests.support.waiting import eventually
 from xfarm.operations import logs
 from xfarm.operations.pipeline import counts
@@ -28,6 +29,18 @@ cli._deployed = lambda stack: Pipeline(**json.loads(sys.argv[1]))
 cli.xfarm(["logs", "--follow"])
 """
 """The command line, without Pulumi's state to read the pipeline from."""
+
+UNFINISHED = """
+
+_handler = handler
+
+
+def handler(event, context):
+    result = _handler(event, context)
+    print("a line that has no end", end="")
+    return result
+"""
+"""Code to append to the function, which then writes a last line without a line break."""
 
 
 def shown(driver: Driver, **options: str | bool) -> list[str]:
@@ -53,6 +66,14 @@ def test_the_attempts_at_a_file_are_shown_with_their_errors(driver: Driver) -> N
     events = boto3.client("logs").filter_log_events(logGroupName=driver.pipeline.log_group_name)["events"]
     assert len({event.get("eventId") for event in events}) == len(events)  # or equal lines would be shown once
     driver.allow_reading()
+
+
+def test_all_that_an_invocation_has_written_is_in_its_log(driver: Driver) -> None:
+    code = lambda_zip(lambda_function=UNFINISHED)
+    boto3.client("lambda").update_function_code(FunctionName=driver.pipeline.function_name, ZipFile=code)
+    driver.upload({"fine.csv": b""})
+    eventually(lambda: f"REPORT {driver.pipeline.input_prefix}fine.csv, Duration: " in "\n".join(shown(driver)))
+    assert [line for line in shown(driver) if line.endswith(" a line that has no end")]
 
 
 def test_a_log_of_several_pages_is_read_to_its_end(driver: Driver) -> None:
