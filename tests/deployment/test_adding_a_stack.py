@@ -14,6 +14,7 @@ from shared.outputs import MessagingOutputs, StorageOutputs
 
 storage = StorageOutputs.read()
 messaging = MessagingOutputs.read()
+print("the program runs")
 log = aws.cloudwatch.LogGroup("audit-log", name="/audit", tags={"Bucket": storage.bucket_name})
 pulumi.export("watches", pulumi.Output.concat(storage.bucket_name, " and ", messaging.main_queue_url))
 """
@@ -46,6 +47,7 @@ def test_a_stack_is_added_by_its_folder_and_one_line(checkout: Checkout) -> None
         ("audit", "audit-log"),
     ):
         assert f"+ {project:10} {resource} " in preview.stdout
+    assert "  audit the program runs\n" in preview.stdout
     refused = checkout.run("deploy", "--only", "audit")
     assert refused.returncode == 1
     assert "'audit' can't be deployed because it needs 'storage', which is not deployed" in refused.stderr

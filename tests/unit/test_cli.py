@@ -258,7 +258,7 @@ def test_outputs_are_shown_as_they_are_written(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_an_unknown_stack_is_reported_with_the_known_ones(command: str) -> None:
     result = run(command, "nowhere", *(["inputs/a"] if command == "reproduce" else []))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: there is no stack 'nowhere', only dev, local")
 
 

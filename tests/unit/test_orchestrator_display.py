@@ -127,8 +127,14 @@ def test_a_failed_resource_is_not_in_progress_and_may_be_refreshed_before_the_ne
 
 
 def test_the_engine_s_errors_are_shown_without_interpreting_markup() -> None:
-    printed = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("info", "ignored")])
+    printed = shown("deploy", [diagnostic("error", "creating [/red] failed\n"), diagnostic("debug", "ignored")])
     assert printed.split() == ["beta", "role", "creating", "[/red]", "failed"]
+
+
+def test_what_a_program_prints_and_logs_is_shown() -> None:
+    content = {"severity": "info#err", "message": "[bold] printed\n", "color": "never"}
+    printed = EngineEvent.from_json({"sequence": 1, "timestamp": 1, "diagnosticEvent": content})
+    assert shown("deploy", [printed, diagnostic("info", "logged")]) == "  beta [bold] printed\n  beta role logged\n"
 
 
 def test_an_error_without_a_resource_is_shown_with_its_project() -> None:

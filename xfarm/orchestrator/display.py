@@ -30,6 +30,9 @@ SIGNS: Final = {
 _KINDS: Final = {"add": "create", "update": "update", "delete": "delete"}
 """The operations whose signs the changes of properties have."""
 
+_COLOURS: Final = {"error": "red", "warning": "yellow"}
+"""The colours of the sources of the engine's messages. Other messages are what programs print and log."""
+
 
 class Display:
     """A line for each resource that changes, and at a terminal a progress bar for each stack."""
@@ -104,10 +107,10 @@ class Display:
             elif event.res_op_failed_event:
                 self._started[project].pop(event.res_op_failed_event.metadata.urn, None)
                 self._show_progress(project)
-            elif event.diagnostic_event and event.diagnostic_event.severity in {"warning", "error"}:
+            elif event.diagnostic_event and event.diagnostic_event.severity != "debug":
                 message = event.diagnostic_event.message.strip()
                 source = f"{project} {_name(event.diagnostic_event.urn or '')}".rstrip()
-                colour = "red" if event.diagnostic_event.severity == "error" else "yellow"
+                colour = _COLOURS.get(event.diagnostic_event.severity, "dim")
                 self._console.print(f"  [{colour}]{source}[/]", _plain(message), highlight=False)
 
     def _start_resource(self, project: str, step: StepEventMetadata) -> None:

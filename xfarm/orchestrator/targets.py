@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from xfarm.errors import UserError
+from xfarm.errors import WrongUsageError
 from xfarm.orchestrator import settings
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
@@ -127,11 +127,11 @@ def require_known(stack: str) -> None:
     """Check that every project has settings for a stack.
 
     Raises:
-        UserError: A project has none.
+        WrongUsageError: A project has none.
     """
     known = known_stacks()
     if stack not in known:
-        raise UserError(
+        raise WrongUsageError(
             f"there is no stack '{stack}', only {', '.join(known)}: choose one of these, "
             f"or create it with 'xfarm new-stack {stack}'."
         )
