@@ -124,7 +124,7 @@ def made(account: Account) -> dict[str, Any]:
 
 def test_a_run_that_was_killed_is_completed_by_the_next_once_github_says_that_it_has_ended(account: Account) -> None:
     process, answer = account.run_until("POST /2015-03-31/functions", "Deploy", 1)
-    eventually(lambda: account.s3.list_objects_v2(Bucket="state", Prefix=".xfarm/")["KeyCount"], seconds=30)
+    eventually(lambda: account.s3.list_objects_v2(Bucket="state", Prefix=".xfarm/")["KeyCount"])
     end(account, process, answer)
     (lock,) = account.locks()
 

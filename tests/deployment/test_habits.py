@@ -318,7 +318,7 @@ def test_a_function_creates_its_log_group_only_if_its_role_may(tmp_path: Path) -
         logs.delete_log_group(logGroupName=GROUP)
         assert groups_after_an_invocation() == []
         iam.delete_role_policy(RoleName=names.FUNCTION_ROLE, PolicyName="role-makes-no-log-groups")
-        assert eventually(groups_after_an_invocation, seconds=10) == [GROUP]
+        assert eventually(groups_after_an_invocation) == [GROUP]
 
 
 # Documentation

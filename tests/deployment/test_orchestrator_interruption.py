@@ -17,7 +17,7 @@ from tests.support.waiting import eventually, is_free
 pytest_plugins = ("tests.support.small_stacks",)
 
 PATIENCE_S = 300
-"""How long to wait for what happens in seconds on an idle machine."""
+"""How long to wait for what happens in seconds on an idle machine: half of `IDLE_S`, after which servers end anyway."""
 
 FUNCTION = "POST /2015-03-31/functions"
 
@@ -63,7 +63,7 @@ def test_ctrl_c_lets_what_was_begun_be_done_and_a_second_deployment_finds_it_so(
     assert rows["alpha"][:2] == ["stopped", "8"]
     assert rows["beta"][:2] == ["left", "out"]
     assert "Traceback" not in said
-    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=PATIENCE_S)
 
     # Pulumi would not write them atomically, see `local_environment.prepare`.
     assert not list((small.root / ".local" / "state").rglob("*.attrs"))
@@ -129,7 +129,7 @@ def test_no_process_outlives_an_engine_that_is_killed(small: Checkout, faulty: F
     assert stress.programs(small)
     os.kill(engine, signal.SIGKILL)
     process.communicate()
-    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(small), seconds=PATIENCE_S)
     released.set()
     assert process.returncode == 1
 

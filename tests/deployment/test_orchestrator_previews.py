@@ -78,7 +78,7 @@ def test_ctrl_c_ends_a_preview_without_an_error(
     assert process.returncode == 1
     rows = [line.split()[:2] for line in output.splitlines() if line]
     assert rows == [["stack", "outcome"], ["alpha", "stopped"], ["beta", "stopped"]]
-    eventually(lambda: not stress.session(process.pid) and not stress.programs(deployed), seconds=5)
+    eventually(lambda: not stress.session(process.pid) and not stress.programs(deployed), seconds=60)
 
 
 def test_a_preview_during_which_the_emulator_is_stopped_says_so(

@@ -16,8 +16,6 @@ from xfarm.emulator.server import Emulator
 from xfarm.operations import dead_letters
 from xfarm.operations.pipeline import counts
 
-PATIENCE_S = 400
-
 TIMEOUT_S = 4
 """The function's timeout. All times are shorter than in the stacks, in proportion to it."""
 PROMISED_S = TIMEOUT_S * 3 / 4
@@ -121,7 +119,7 @@ def files(number: int) -> dict[str, bytes]:
 
 def finish(driver: Driver) -> None:
     """Wait until the main queue is empty."""
-    eventually(lambda: counts(driver.pipeline.main_queue_url) == EMPTY, PATIENCE_S)
+    eventually(lambda: counts(driver.pipeline.main_queue_url) == EMPTY)
 
 
 def dead(driver: Driver) -> dict[str, str]:

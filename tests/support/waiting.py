@@ -3,14 +3,18 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from xfarm.file_locks import acquire
 
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T | None], seconds: float = 300) -> T:
+PATIENCE_S: Final = 900
+"""Longer than anything takes on a slow and busy machine."""
+
+
+def eventually(condition: Callable[[], T | None], seconds: float = PATIENCE_S) -> T:
     """Call `condition` until it returns something true, and return that.
 
     Raises:

@@ -146,7 +146,7 @@ def test_a_program_is_killed_when(host: Host, tmp_path: Path, event: str) -> Non
         running.cancel()
     else:
         host.owner.close()
-    eventually(lambda: not alive(pid), seconds=10)
+    eventually(lambda: not alive(pid), seconds=60)
     if event == "its engine gives up":  # after an error of its own, which is the only one to show
         host.run(tmp_path, "import os; os._exit(3)").result(timeout=60)
         assert host.engine.logged[1:] == ["ERROR The program's process ended with exit code 3."]

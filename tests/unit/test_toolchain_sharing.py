@@ -158,7 +158,7 @@ def test_a_bridge_is_killed_after_its_engines_when_other_settings_need_one_but_n
     assert plugin.killed == []
     for server in servers:
         server.stop(None).wait()
-    eventually(lambda: configure() and plugin.killed, seconds=10)
+    eventually(lambda: configure() and plugin.killed, seconds=60)
     assert plugin.killed == [1]
     stub = plugin.attach(engine(serve)[2])
     stub.Configure(settings("region-0"))
