@@ -11,8 +11,9 @@
   elements: Resource"). If IAM is enforced (`Emulator.enforces_iam`), some requests are checked for another action or
   resource than in AWS, or without the keys that conditions need, and nobody needs `iam:PassRole`. Simulations ignore
   conditions.
-- Lambda, logs: lines that haven't arrived some milliseconds after the result are lost, and what follows the last line
-  break is in the next invocation's log. A missing log group is created even if the function's role may not create it.
+- Lambda, logs: lines that haven't arrived some milliseconds after the result are lost, what follows the last line break
+  is in the next invocation's log, and nothing is logged any more after bytes that are not UTF-8. A missing log group is
+  created even if the function's role may not create it.
 - CloudWatch Logs: a function's lines have no ids, and FilterLogEvents returns the first 10,000 lines only.
 - Lambda, concurrency: a throttled batch uses up a receive at once, but Lambda retries it until the visibility timeout
   of its messages has passed. The reserved concurrency limits how many batches are received, but not in Lambda.
@@ -384,8 +385,9 @@ def with_end_of_log(script: str) -> str:
 def read_stderr(worker: Worker) -> None:
     """Put the lines of a worker's log in its queue, and an end after the last."""
     if worker._proc and worker._proc.stderr:
-        for line in worker._proc.stderr:
-            worker._stderr_queue.put(line.rstrip("\n"))
+        with open(worker._proc.stderr.fileno(), encoding="utf-8", errors="replace", closefd=False) as log:
+            for line in log:
+                worker._stderr_queue.put(line.rstrip("\n"))
     worker._stderr_queue.put(_END_OF_LOG)
 
 

@@ -31,16 +31,17 @@ cli.xfarm(["logs", "--follow"])
 """The command line, without Pulumi's state to read the pipeline from."""
 
 UNFINISHED = """
+import os
 
 _handler = handler
 
 
 def handler(event, context):
     result = _handler(event, context)
-    print("a line that has no end", end="")
+    os.write(2, b"\\xff is no UTF-8\\nA line that has no end")
     return result
 """
-"""Code to append to the function, which then writes a last line without a line break."""
+"""Code to append to the function, which then writes a byte that is not UTF-8, and a line without a line break."""
 
 
 def shown(driver: Driver, **options: str | bool) -> list[str]:
@@ -73,7 +74,7 @@ def test_all_that_an_invocation_has_written_is_in_its_log(driver: Driver) -> Non
     boto3.client("lambda").update_function_code(FunctionName=driver.pipeline.function_name, ZipFile=code)
     driver.upload({"fine.csv": b""})
     eventually(lambda: f"REPORT {driver.pipeline.input_prefix}fine.csv, Duration: " in "\n".join(shown(driver)))
-    assert [line for line in shown(driver) if line.endswith(" a line that has no end")]
+    assert [line for line in shown(driver) if line.endswith(" A line that has no end")]
 
 
 def test_a_log_of_several_pages_is_read_to_its_end(driver: Driver) -> None:
