@@ -43,6 +43,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from http import HTTPStatus
+from io import TextIOWrapper
 from itertools import count, takewhile
 from pathlib import Path
 from queue import Empty
@@ -384,10 +385,11 @@ def with_end_of_log(script: str) -> str:
 
 def read_stderr(worker: Worker) -> None:
     """Put the lines of a worker's log in its queue, and an end after the last."""
-    if worker._proc and worker._proc.stderr:
-        with open(worker._proc.stderr.fileno(), encoding="utf-8", errors="replace", closefd=False) as log:
-            for line in log:
-                worker._stderr_queue.put(line.rstrip("\n"))
+    stderr = worker._proc and worker._proc.stderr
+    if isinstance(stderr, TextIOWrapper):
+        stderr.reconfigure(encoding="utf-8", errors="replace")
+        for line in stderr:
+            worker._stderr_queue.put(line.rstrip("\n"))
     worker._stderr_queue.put(_END_OF_LOG)
 
 

@@ -34,7 +34,7 @@ def test_none_of_300_good_files_is_dead_after_another_file_fails_five_times(emul
 
 def test_files_that_take_a_quarter_of_the_timeout_each_all_have_results(emulator: Emulator) -> None:
     contents = files(60)
-    with deployed(emulator, SLOW.format(seconds=1), timeout_s=4, visibility_s=visibility(4)) as driver:
+    with deployed(emulator, SLOW.format(seconds=2), timeout_s=8, visibility_s=visibility(8)) as driver:
         driver.upload(contents)
         driver.assert_complete(contents)
 
