@@ -29,7 +29,7 @@ def refusal(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
 
 @pytest.mark.parametrize("command", ["deploy", "preview", "destroy", "outputs", "bootstrap"])
 def test_the_error_for_an_unknown_stack_lists_the_known_ones(command: str) -> None:
-    assert "no stack 'prod', only dev, local" in refusal(xfarm(command, "prod"))
+    assert "no stack 'prod', only dev, local" in refusal(xfarm(command, "prod"), code=2)
 
 
 def test_without_credentials(aws: Aws) -> None:
