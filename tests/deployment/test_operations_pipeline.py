@@ -14,6 +14,7 @@ import boto3
 import pytest
 from rich.console import Console
 
+from tests.support.driver import RETRY_S, Driver
 from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, send, status
@@ -23,9 +24,6 @@ from xfarm.operations.redrive import redrive
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-VISIBILITY_S = 10
-"""Much longer than the function's first call, which is slow: a message visible again before its end would be dead."""
 
 RECEIVES = 1
 
@@ -39,8 +37,10 @@ def queue(name: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """Create a pipeline whose failing files are in the dead-letter queue within seconds."""
-    with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
-        yield create_pipeline(visibility_s=VISIBILITY_S, max_receives=RECEIVES, code=lambda_zip(process=FAILING))
+    with running(private_emulator(tmp_path_factory.mktemp("emulator"))) as emulator:
+        pipeline = create_pipeline(visibility_s=60, max_receives=RECEIVES, code=lambda_zip(process=FAILING))
+        Driver(emulator, pipeline).shorten_visibility_timeout()
+        yield pipeline
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_a_file_is_followed_for_the_time_of_one_retry(quiet: Pipeline) -> None:
     (function_timeout_s,) = {
         boto3.client("lambda").get_function_configuration(FunctionName=quiet.function_name)["Timeout"]
     }
-    assert send.one_retry(quiet) == VISIBILITY_S + function_timeout_s == 70
+    assert send.one_retry(quiet) == RETRY_S + function_timeout_s == 70
 
 
 def test_status_shows_the_subscription_for_alarms_and_what_to_do(quiet: Pipeline) -> None:

@@ -15,7 +15,7 @@ from xfarm.emulator.server import Emulator
 from xfarm.operations.pipeline import Counts, Pipeline, counts
 
 THREADS = 8
-RETRY_S = 5
+RETRY_S = 10
 """Longer than a batch takes on a busy machine, and short enough to wait for every receive of a message."""
 
 EMPTY = Counts(waiting=0, in_flight=0)
@@ -76,10 +76,16 @@ class Driver:
         """Wait until the main queue has no messages, neither waiting nor in flight."""
         eventually(lambda: counts(self.pipeline.main_queue_url) == EMPTY)
 
-    def shorten_visibility_timeout(self) -> None:
-        """Set a visibility timeout that a test of retries can wait for."""
+    def assert_started(self) -> None:
+        """Wait until the function, whose first call is slow, has processed S3's test message."""
+        eventually(self.logged)
+        self.assert_idle()
+
+    def shorten_visibility_timeout(self, seconds: int = RETRY_S) -> None:
+        """Set a visibility timeout that a test of retries can wait for, once the function has started."""
+        self.assert_started()
         boto3.client("sqs").set_queue_attributes(
-            QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(RETRY_S)}
+            QueueUrl=self.pipeline.main_queue_url, Attributes={"VisibilityTimeout": str(seconds)}
         )
 
     def set_receives(self, number: int) -> None:

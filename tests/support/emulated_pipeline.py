@@ -18,7 +18,7 @@ from urllib.parse import quote_plus
 import boto3
 import pytest
 
-from tests.support import stack_program
+from tests.support import account, stack_program
 from tests.support.checkout import free_port
 from tests.support.stack_program import ACCOUNT, STORAGE, UPSTREAM, Properties
 from xfarm.emulator.server import REGION, Emulator
@@ -52,14 +52,7 @@ class EnforcingEmulator(Emulator):
 def running(emulator: Emulator) -> Iterator[Emulator]:
     """Run an emulator, with the environment set so that boto3 uses it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
-            patch.delenv(name, raising=False)
-        patch.setenv("AWS_ENDPOINT_URL", emulator.endpoint)
-        patch.setenv("AWS_REGION", REGION)
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        account.use(emulator, patch)
         emulator.start()
         try:
             yield emulator

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tests.support.driver import Driver
 from tests.support.emulated_pipeline import ACCOUNTS, create_pipeline, private_emulator, running
-from tests.support.waiting import eventually
 from xfarm.emulator.server import Emulator
 
 VISIBILITY_S = 60
@@ -29,7 +28,7 @@ def driver(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driv
     # The emulator takes an access key of twelve digits for the root user of that account.
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
     driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S))
-    eventually(driver.logged)  # until S3's test message has been processed
+    driver.assert_started()
     yield driver
     driver.remove()
 

@@ -29,10 +29,6 @@ from xfarm.operations.pipeline import counts
 ROWS = b"n\n1\n2\n"
 
 
-VISIBILITY_S = 10
-"""Much longer than the function's first call, which is slow: a message visible again before its end would be dead."""
-
-
 @pytest.fixture(scope="module")
 def driver(emulator: Emulator) -> Iterator[Driver]:
     """Create a pipeline, shared by all tests here, whose function fails for "bad" files, once each."""
@@ -40,8 +36,8 @@ def driver(emulator: Emulator) -> Iterator[Driver]:
         patch.setattr(boto3, "DEFAULT_SESSION", None)
         patch.setenv("AWS_ACCESS_KEY_ID", str(next(ACCOUNTS)))
         code = lambda_zip(process=FAILING)
-        driver = Driver(emulator, create_pipeline(visibility_s=VISIBILITY_S, max_receives=1, code=code))
-        eventually(driver.logged)
+        driver = Driver(emulator, create_pipeline(visibility_s=60, max_receives=1, code=code))
+        driver.shorten_visibility_timeout()
         yield driver
         driver.remove()
 

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterator
 import boto3
 import pytest
 
+from tests.support.driver import Driver
 from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.operations.pipeline import Pipeline
-
-VISIBILITY_S = 10
-"""Longer than the first, slow call of the function: a message that is visible again before that is a dead letter."""
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    with running(private_emulator(tmp_path_factory.mktemp("emulator"))):
-        yield create_pipeline(visibility_s=VISIBILITY_S, max_receives=1, code=lambda_zip(process=FAILING))
+    with running(private_emulator(tmp_path_factory.mktemp("emulator"))) as emulator:
+        pipeline = create_pipeline(visibility_s=60, max_receives=1, code=lambda_zip(process=FAILING))
+        Driver(emulator, pipeline).shorten_visibility_timeout()
+        yield pipeline
 
 
 @pytest.fixture
