@@ -55,6 +55,7 @@ def test_throttled_messages_are_processed_before_new_ones(emulator: Emulator) ->
     contents = files(60)
     process = SLOW.format(seconds=0.2)
     with deployed(emulator, process, timeout_s=10, visibility_s=12, receives=1) as driver:
+        driver.assert_started()
         reserve(driver, 1)
         driver.upload(contents)
         finish(driver)
