@@ -60,8 +60,6 @@ VISIBILITY_S: Final = 60
 
 EMULATOR_CONCURRENCY: Final = 5
 """How many batches ministack processes at the same time by default: its `_ESM_SQS_DEFAULT_CONCURRENCY`."""
-LOG_WAIT_MS: Final = 50
-"""How long the emulator waits for log lines after a call: `idle_confirm` in `xfarm.emulator.patched_ministack`."""
 
 WINDOW_S: Final = 1
 """The shortest batching window."""
@@ -188,7 +186,7 @@ def _print_mappings(console: Console, driver: Driver) -> None:
     table(console, "", ("batch, concurrency", "files/s", "p50 ms", "p95 ms", "p99 ms", "files/call"), rows)
     console.print(
         f"Without a maximum, the emulator processes {EMULATOR_CONCURRENCY} batches at a time; AWS starts with 5 and "
-        f"adds more. After each call, the emulator waits {LOG_WAIT_MS} ms for log lines before the next batch."
+        f"adds more."
     )
     _print_window(console, driver)
 

@@ -373,4 +373,4 @@ class SubscriptionUnconfirmed(Habit):
 
 
 ALWAYS = (LogGroupThereAlready, RoleMadeAgain, SubscriptionUnconfirmed)
-"""The habits that the emulator itself has (`xfarm.emulator.patched_ministack`)."""
+"""The habits that the emulator itself has (`xfarm.emulator.patches`)."""
