@@ -23,13 +23,13 @@ def run(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Deploy the stacks on an AWS emulator and send files through them (-- --destroy removes them again)."""
-    run(session, "xfarm", "deploy", "local")
-    run(session, "xfarm", "send", "local", "examples")
+    """Deploy the stacks on an AWS emulator and send files through them (-- --destroy only removes them again)."""
     if "--destroy" in session.posargs:
         run(session, "xfarm", "destroy", "local")
         run(session, "xfarm", "emulator", "stop")
     else:
+        run(session, "xfarm", "deploy", "local")
+        run(session, "xfarm", "send", "local", "examples")
         session.log("It keeps running: `xfarm --help` lists what you can do; `xfarm send FILE` sends a file of yours,")
         session.log("`xfarm deploy` applies what you change, and `nox -s demo -- --destroy` removes everything.")
 

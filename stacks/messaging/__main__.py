@@ -19,9 +19,14 @@ DEAD_LETTER_RETENTION_S: Final = 14 * DAY_S
 
 # 900 s is the longest that a Lambda function may run ("Lambda quotas").
 consumer_timeout = settings.whole_number("consumerTimeoutSeconds", at_least=1, at_most=900)
-# AWS advises five or more, so that throttling alone moves no message ("Creating and configuring an Amazon SQS event
-# source mapping"). SQS allows 1,000.
-max_receive_count = settings.whole_number("maxReceiveCount", at_least=1, at_most=1000)
+# Six times the function's timeout: with less, a message that is throttled or still being processed is delivered again
+# ("Creating and configuring an Amazon SQS event source mapping").
+visibility_timeout = 6 * consumer_timeout
+# AWS advises five or more, so that throttling alone moves no message (same page). SQS allows 1,000. All of them have to
+# fit into the retention, less a day in which the message waits: or it would expire, and be no dead letter.
+max_receive_count = settings.whole_number(
+    "maxReceiveCount", at_least=1, at_most=min(1000, (RETENTION_S - DAY_S) // visibility_timeout)
+)
 email = settings.email("alarmEmail")
 dead_letter_alarm_count = settings.whole_number("deadLetterAlarmCount", at_least=1, at_most=120_000)
 # In a dead-letter queue this age counts from the move ("Available CloudWatch metrics for Amazon SQS"), but the
@@ -50,9 +55,7 @@ main_queue = aws.sqs.Queue(
     name=names.of_stack(names.MAIN_QUEUE),
     message_retention_seconds=RETENTION_S,
     receive_wait_time_seconds=20,
-    # Six times the function's timeout: with less, a message that is throttled or still being processed is delivered
-    # again ("Creating and configuring an Amazon SQS event source mapping").
-    visibility_timeout_seconds=6 * consumer_timeout,
+    visibility_timeout_seconds=visibility_timeout,
     sqs_managed_sse_enabled=True,
     tags=tags(),
     opts=pulumi.ResourceOptions(protect=True),

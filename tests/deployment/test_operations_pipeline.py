@@ -18,7 +18,7 @@ from tests.support.driver import RETRY_S, Driver
 from tests.support.emulated_pipeline import FAILING, create_pipeline, lambda_zip, private_emulator, running
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, send, status
-from xfarm.operations.pipeline import Counts, Pipeline, counts
+from xfarm.operations.pipeline import Counts, DeletedError, Pipeline, counts
 from xfarm.operations.redrive import redrive
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def test_a_message_that_is_not_from_s3_is_shown(quiet: Pipeline, console: Consol
     sent = boto3.client("sqs").send_message(QueueUrl=quiet.dead_letter_queue_url, MessageBody="x")
     log(quiet, outcome="failed", message_id=sent["MessageId"], error_type="Odd", error="the body is \x1b[1mnot JSON")
     dead_letters.show(quiet, console, as_json=False)
-    assert f"  not a message from S3 (message {sent['MessageId']})\n" in output.getvalue()
+    assert f"  not about a file (message {sent['MessageId']})\n" in output.getvalue()
     assert "  Odd: the body is \\x1b[1mnot JSON\n" in output.getvalue()
 
 
@@ -354,6 +354,11 @@ def test_status_shows_the_subscription_for_alarms_and_what_to_do(quiet: Pipeline
     sns.confirm_subscription(TopicArn=topic, Token=arn.rpartition(":")[2])
     (confirmed,) = line(mailed)
     assert "mails alarms to ops@example.org" in confirmed
+
+
+def test_a_bucket_that_was_deleted_by_hand_is_missing(quiet: Pipeline) -> None:
+    with pytest.raises(DeletedError):
+        status.health(replace(quiet, bucket_name="deleted-by-hand"))
 
 
 def test_a_metric_without_values_is_unknown(quiet: Pipeline) -> None:

@@ -167,7 +167,7 @@ def test_the_policies_allow_a_whole_life(life: Life) -> None:
     assert "readings.csv -> results/readings.csv.json (" in life.run("operate", "send", "dev", "examples")
     life.fail_a_file()
     assert "xFarmMainQueue" in life.run("operate", "status", "dev")
-    assert "not a message from S3" in life.run("operate", "dead-letters", "dev")
+    assert "not about a file" in life.run("operate", "dead-letters", "dev")
     assert "1 moved from xFarmDeadLetterSqs" in life.run("operate", "redrive", "dev")
     assert " 0 lost." in life.run("operate", "audit", "dev")
     assert "sent to xFarmMainQueue" in life.run("operate", "reprocess", "dev")

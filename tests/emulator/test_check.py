@@ -119,6 +119,17 @@ def test_too_little_concurrency_is_shown(account: roles.Account) -> None:
     assert code == 1
 
 
+def test_settings_are_read_as_pulumi_writes_them_and_without_their_project(account: roles.Account) -> None:
+    account.checkout.configure("compute", "dev", maximumConcurrency="20")
+    path = account.checkout.root / "stacks" / "storage" / "Pulumi.dev.yaml"
+    shipped = path.read_text(encoding="utf-8")
+    path.write_text("config:\n  bucketName: mine-without-project\n", encoding="utf-8")
+    _, lines = check(account)
+    path.write_text(shipped, encoding="utf-8")
+    assert "ok       concurrency: 1000 in this region, and compute:maximumConcurrency is 20." in lines
+    assert any("the bucket 'mine-without-project'" in line for line in lines)
+
+
 def test_a_name_that_is_taken_is_shown_unless_the_resource_is_the_stack_s(account: roles.Account) -> None:
     sqs, logs = account.checkout.client("sqs"), account.checkout.client("logs")
     tags = {"Application": "xfarm-pipeline", "PulumiProject": "messaging", "PulumiStack": "dev"}

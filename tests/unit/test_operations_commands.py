@@ -24,7 +24,7 @@ from rich.console import Console
 
 from xfarm.errors import UserError
 from xfarm.operations import dead_letters, redrive, reprocess, send, status
-from xfarm.operations.pipeline import Pipeline, deployed, key_of, number_of, printable, shell_word
+from xfarm.operations.pipeline import Counts, Pipeline, deployed, key_of, number_of, printable, shell_word
 from xfarm.paths import ROOT
 
 EXPORTS: dict[str, dict[str, Any] | None] = {
@@ -106,6 +106,29 @@ def test_nothing_is_sent_to_a_pipeline_of_which_a_part_was_deleted(
     ):
         with pytest.raises(ClientError):
             operation()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("no."), ClientError({}, "SendMessageBatch")])
+def test_reprocessing_that_ends_early_says_how_to_go_on(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").write_text("inputs/a\ninputs/b\ninputs/c\n", encoding="utf-8")
+    monkeypatch.setattr(boto3, "client", MagicMock())
+    monkeypatch.setattr(reprocess, "require_working", Mock())
+    monkeypatch.setattr(reprocess, "counts", Mock(return_value=Counts(waiting=0, in_flight=0)))
+    monkeypatch.setattr(reprocess, "message_about", Mock(return_value="{}"))
+    monkeypatch.setattr(reprocess, "send_batch", Mock(side_effect=[None, None, error]))
+    output = io.StringIO()
+    with pytest.raises((UserError, ClientError)) as raised:
+        reprocess.reprocess(PIPELINE, Console(file=output, width=200), source=tmp_path / "keys", rate=1.5)
+    said = output.getvalue() + str(raised.value)
+    assert "2 sent: to go on, run the same command with --after inputs/b." in said
+
+
+def test_a_list_with_a_key_elsewhere_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("inputs/a\nelsewhere/b\n", encoding="utf-8")
+    with pytest.raises(UserError, match="'elsewhere/b' is not in 'inputs/'"):
+        reprocess.reprocess(PIPELINE, Console(quiet=True), source=tmp_path / "keys")  # without AWS
 
 
 def test_the_error_names_an_output_that_an_older_deployment_lacks() -> None:

@@ -271,7 +271,7 @@ def test_what_somebody_put_into_the_queue_is_no_file_that_failed(sqs: FakeSqs, l
     dead_letters.show(PIPELINE, console, as_json=False)
     lines = shown(console).splitlines()
     other = next(number for number, line in enumerate(lines) if "somebody sent it to this queue" in line)
-    assert lines[other + 2] == "  not a message from S3 (message m1)"
+    assert lines[other + 2] == "  not about a file (message m1)"
     assert [line.split(": ")[1] for line in lines if line.startswith("cause ")] == ["1 dead letter"] * 2
 
 
@@ -675,7 +675,7 @@ def test_binary_attributes_are_written_as_base64(sqs: FakeSqs, console: Console,
     discard.discard(PIPELINE, console, tmp_path, ask=False)
     (line,) = files(tmp_path)
     assert line["message_attributes"]["data"]["BinaryValue"] == "/w=="
-    assert line["error"] == dead_letters.NOT_FROM_S3
+    assert line["error"] == dead_letters.NO_FILE
 
 
 def test_an_empty_queue_is_no_error(sqs: FakeSqs, console: Console, tmp_path: Path) -> None:

@@ -265,6 +265,15 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
     assert subscription.outputs["alarm_email"] == "ops@example.org"
 
 
+def test_a_message_is_a_dead_letter_before_it_expires() -> None:
+    for timeout_s, most in ((10, 1000), (60, 720), (900, 48)):
+        allowed = {"consumerTimeoutSeconds": str(timeout_s), "maxReceiveCount": str(most)}
+        queue = stack_program.run("messaging", allowed, upstream=UPSTREAM).resources["main-queue"]
+        assert most * queue["visibilityTimeoutSeconds"] < queue["messageRetentionSeconds"]
+        with pytest.raises(pulumi.RunError, match=f"a whole number from 1 to {most}:"):
+            stack_program.run("messaging", allowed | {"maxReceiveCount": str(most + 1)}, upstream=UPSTREAM)
+
+
 @pytest.mark.parametrize(
     ("project", "setting", "value", "wanted"),
     [
@@ -290,7 +299,7 @@ def test_alarms_are_mailed_if_an_address_is_set() -> None:
         ("compute", "logRetentionDays", "15", "one of 1, 3, 5, 7, 14, 30"),
         ("compute", "throttleAlarmCount", "0", "from 1 to 1000000"),
         ("messaging", "oldestMessageAlarmSeconds", "0", "from 1 to 345600"),
-        ("messaging", "maxReceiveCount", "0", "from 1 to 1000"),
+        ("messaging", "maxReceiveCount", "0", "from 1 to 720"),
         ("messaging", "consumerTimeoutSeconds", "901", "from 1 to 900"),
         ("messaging", "deadLetterAgeAlarmSeconds", str(9 * DAY_S + 1), f"from 1 to {9 * DAY_S}"),
         ("compute", "batchSize", "11", "from 1 to 10"),

@@ -6,7 +6,7 @@ import boto3
 import pytest
 
 from xfarm.errors import UserError
-from xfarm.orchestrator import state
+from xfarm.orchestrator import settings, state
 from xfarm.orchestrator.aws_account import Account
 
 THEIRS, OTHER = "s3://theirs", "postgres://anna:secret@host/state"
@@ -21,6 +21,7 @@ def account(identity: str = "arn:aws:iam::123456789012:user/anna", **environment
 def projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of the projects, whose `Pulumi.yaml` have no backend."""
     monkeypatch.setattr(state, "STACKS", tmp_path)
+    monkeypatch.setattr(settings, "STACKS", tmp_path)
     for project in PROJECTS:
         (tmp_path / project).mkdir()
         declare(tmp_path, project, "")
@@ -51,6 +52,20 @@ def test_projects_that_differ_are_refused(projects: Path) -> None:
     assert "(storage: none, messaging: postgres://host/state, compute: none)" in str(refusal.value)
     assert "set PULUMI_BACKEND_URL" in str(refusal.value)
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("backend: s3://bucket", "the backend in stacks/storage/Pulumi.yaml has no URL: write 'backend:', and in the"),
+        ("backend:\n  address: s3://bucket", "the backend in stacks/storage/Pulumi.yaml has no URL"),
+        ("backend: {", r"storage/Pulumi.yaml is not YAML: .* in line"),
+    ],
+)
+def test_a_backend_that_is_written_wrongly_is_one_sentence(projects: Path, written: str, sentence: str) -> None:
+    (projects / "storage" / "Pulumi.yaml").write_text(f"name: storage\n{written}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=sentence):
+        state.backend(account())
 
 
 def test_bootstrap_refuses_a_backend_that_it_would_ignore(projects: Path) -> None:

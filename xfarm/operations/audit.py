@@ -20,7 +20,7 @@ from rich.progress import Progress, TextColumn
 
 from lambda_code.result_keys import key_digest, result_keys
 from xfarm.errors import UserError
-from xfarm.operations.dead_letters import peek
+from xfarm.operations.dead_letters import MOST, peek
 from xfarm.operations.pipeline import counts, key_of, number_of, print_plain, printable
 from xfarm.operations.send import head
 from xfarm.waiting import announced
@@ -208,6 +208,7 @@ def findings(
         _compare(s3, folders(s3, pipeline, prefix), kept, look_up if thorough else None, advance)
         if not kept.tell():
             return
+        _require_readable(pipeline)
         letters = {(letter.key, letter.etag) for letter in peek(pipeline)}
         queue = counts(pipeline.main_queue_url)
         oldest = datetime.now(UTC) - _retention(pipeline) if queue.waiting or queue.in_flight else datetime.now(UTC)
@@ -219,6 +220,24 @@ def findings(
                     yield Finding(**asdict(file), state="dead letter")
                 elif not current:
                     yield Finding(**asdict(file), state="on its way" if file.written > oldest else "lost")
+
+
+def _require_readable(pipeline: Pipeline) -> None:
+    """Require that all dead letters can be read: a file with a hidden one would seem to be lost.
+
+    Raises:
+        UserError: Some are in flight, or there are more than can be read.
+    """
+    letters = counts(pipeline.dead_letter_queue_url)
+    if letters.in_flight:
+        raise UserError(
+            f"{number_of(letters.in_flight, 'dead letter')} can't be read, because another command reads them or was "
+            "killed while it did: run this command again when that has ended, or in some minutes."
+        )
+    if letters.waiting > MOST:
+        raise UserError(
+            f"there are {letters.waiting:,} dead letters, of which {MOST:,} can be read: redrive or discard some first."
+        )
 
 
 def _compare(

@@ -71,7 +71,10 @@ NO_ERROR: Final = (
 )
 
 
-NOT_FROM_S3: Final = "not a message from S3, and the function was not called with it: somebody sent it to this queue"
+NO_FILE: Final = (
+    "not about a file, and no error logged: somebody sent it to this queue; or it is the test message that S3 sends "
+    "first, and the function crashed"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,14 +332,12 @@ def read_log(line: str) -> Failure | None:
 
 
 def last_errors(pipeline: Pipeline, letters: list[DeadLetter]) -> dict[str, str]:
-    """Return the last error of each message by its id, or `NO_ERROR` or `NOT_FROM_S3` if the function logged none."""
+    """Return the last error of each message by its id, or `NO_ERROR` or `NO_FILE` if the function logged none."""
     if not letters:
         return {}
     logged = failures(pipeline, min(letter.sent for letter in letters))
     errors = {failure.message_id: failure.error for failure in logged}
-    return {
-        letter.message_id: errors.get(letter.message_id, NO_ERROR if letter.key else NOT_FROM_S3) for letter in letters
-    }
+    return {letter.message_id: errors.get(letter.message_id, NO_ERROR if letter.key else NO_FILE) for letter in letters}
 
 
 def causes(letters: Iterable[DeadLetter], errors: dict[str, str]) -> list[Cause]:
@@ -420,7 +421,7 @@ def require_found(moved: int, chosen: int) -> None:
 
 def place(letter: DeadLetter) -> str:
     """Return the URL of the object that a dead letter is about, or a phrase if it is not about one."""
-    return printable(f"s3://{letter.bucket}/{letter.key}" if letter.key else "not a message from S3")
+    return printable(f"s3://{letter.bucket}/{letter.key}" if letter.key else "not about a file")
 
 
 def show(pipeline: Pipeline, console: Console, *, as_json: bool) -> None:

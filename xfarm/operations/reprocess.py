@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote_plus
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.progress import Progress, TextColumn
 
 from xfarm.errors import UserError
 from xfarm.operations import audit
-from xfarm.operations.pipeline import counts, key_of, print_plain, printable, require_working, shell_word
+from xfarm.operations.pipeline import counts, key_of, number_of, print_plain, printable, require_working, shell_word
 from xfarm.operations.send import head
 from xfarm.waiting import announced
 
@@ -78,7 +79,7 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
     """
     prefix = audit.require_input(pipeline, prefix)
     if source:
-        keys = _listed(pipeline, source, prefix)
+        keys = _listed(pipeline, source, prefix, console)
     elif missing:
         keys = sorted(found.key for found in audit.findings(pipeline, prefix) if found.state == "lost")
     else:
@@ -93,8 +94,8 @@ def reprocess(  # noqa: PLR0913 - each is an option of the command line
     _send(pipeline, keys, console, rate, resumable=not missing)
 
 
-def _listed(pipeline: Pipeline, source: Path, prefix: str) -> Iterator[str]:
-    """Yield the keys with a prefix in a file: one in each line, or those that an audit found.
+def _listed(pipeline: Pipeline, source: Path, prefix: str, console: Console) -> list[str]:
+    """Return the keys with a prefix in a file: one in each line, or those that an audit found.
 
     Raises:
         UserError: The file can't be read, or a key is not in the input folder.
@@ -108,17 +109,20 @@ def _listed(pipeline: Pipeline, source: Path, prefix: str) -> Iterator[str]:
     try:
         keys = [str(each["key"]) for each in json.loads(text)["without_result"]]
     except (ValueError, LookupError, TypeError):
-        keys = [_key(line.removesuffix("\r")) for line in text.split("\n")]
-    for each in dict.fromkeys(filter(None, keys)):
-        if (key := audit.require_input(pipeline, each)).startswith(prefix):
-            yield key
+        lines = [_key(line.removesuffix("\r")) for line in text.split("\n")]
+        keys = [key for key in lines if key is not None]
+        if others := len(lines) - len(keys):
+            console.print(f"Left out: {number_of(others, 'message')} not about a file.", highlight=False)
+    required = [audit.require_input(pipeline, key) for key in dict.fromkeys(filter(None, keys))]
+    return [key for key in required if key.startswith(prefix)]
 
 
-def _key(line: str) -> str:
-    """Return the key in a line: the line itself, or that of a discarded dead letter."""
+def _key(line: str) -> str | None:
+    """Return the key in a line: the line itself, or that of a discarded dead letter; None if that is about no file."""
     if line.startswith("{"):
         with suppress(ValueError, LookupError):
-            return str(json.loads(line)["key"])
+            key = json.loads(line)["key"]
+            return key if key is None else str(key)
     return line
 
 
@@ -170,9 +174,13 @@ def _send(pipeline: Pipeline, keys: Iterator[str], console: Console, rate: float
                 )
                 sent, gone, last = sent + len(messages), gone + len(batch) - len(messages), batch[-1]
                 progress.update(task, completed=sent, state=f"at most {rate:g} a second")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError, ClientError, BotoCoreError) as error:
         again = f" with --after {shell_word(last)}" if last and resumable else ""
-        raise UserError(f"interrupted, {sent:,} sent: to go on, run the same command{again}.") from None
+        go_on = f"{sent:,} sent: to go on, run the same command{again}."
+        if isinstance(error, KeyboardInterrupt):
+            raise UserError(f"interrupted, {go_on}") from None
+        print_plain(console, go_on)
+        raise
     absent = f" Not found: {gone:,}." if gone else ""
     console.print(f"{sent:,} sent to {pipeline.main_queue_name}.{absent}", highlight=False)
 

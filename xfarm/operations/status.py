@@ -158,6 +158,7 @@ def health(pipeline: Pipeline) -> Health:
 
 
 def _health(pipeline: Pipeline) -> Health:
+    boto3.client("s3").head_bucket(Bucket=pipeline.bucket_name)
     functions = boto3.client("lambda")
     mapping = functions.get_event_source_mapping(UUID=pipeline.event_source_mapping_id)
     functions.get_function_configuration(FunctionName=mapping["FunctionArn"])  # it may be deleted, and the mapping not

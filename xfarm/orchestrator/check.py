@@ -56,7 +56,7 @@ def check(account: Account, stack: str) -> Iterator[Finding]:
     """
     with aws_errors_as_user_errors():
         yield from _permissions(account, stack)
-        yield _concurrency(account, _setting(stack, "compute", "maximumConcurrency"))
+        yield _concurrency(account, int(_setting(stack, "compute", "maximumConcurrency")))
         try:
             deployed = state.has_states(account)
         except UserError:  # the permissions above say what is missing
@@ -65,11 +65,14 @@ def check(account: Account, stack: str) -> Iterator[Finding]:
             yield _name(stack, project, kind, name, deployed=deployed)
 
 
-def _setting(stack: str, project: str, key: str) -> Any:  # noqa: ANN401 - each setting has its own type
+def _setting(stack: str, project: str, key: str) -> str:
+    """Return a setting as text. In a stack's file, its name may lack the project."""
+
     def read(name: str) -> dict[str, Any]:
         return settings.read(STACKS / project / name).get("config") or {}
 
-    return read(f"Pulumi.{stack}.yaml").get(f"{project}:{key}", read("Pulumi.yaml")[key]["default"])
+    written = read(f"Pulumi.{stack}.yaml")
+    return str(written.get(f"{project}:{key}", written.get(key, read("Pulumi.yaml")[key]["default"])))
 
 
 def _names(stack: str) -> list[tuple[str, str, str]]:

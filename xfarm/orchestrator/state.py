@@ -8,10 +8,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import yaml
 from botocore.exceptions import ClientError
 
 from xfarm.errors import UserError
+from xfarm.orchestrator import settings
 from xfarm.orchestrator.aws_account import Account, aws_errors_as_user_errors
 from xfarm.orchestrator.graph import dependencies
 from xfarm.orchestrator.stores import key_prefix
@@ -68,12 +68,19 @@ def default(account: Account) -> str:
 
 
 def _declared() -> dict[str, str]:
-    """Return the `backend` in each project's `Pulumi.yaml`, or an empty string where it has none."""
-    settings = {
-        project: yaml.safe_load((STACKS / project / "Pulumi.yaml").read_text(encoding="utf-8"))
-        for project in dependencies()
-    }
-    return {project: (each.get("backend") or {}).get("url") or "" for project, each in settings.items()}
+    """Return the URL of the `backend` in each project's `Pulumi.yaml`, or an empty string where it has none.
+
+    Raises:
+        UserError: One is not YAML, or its backend has no URL.
+    """
+    declared = {project: settings.read(STACKS / project / "Pulumi.yaml").get("backend") for project in dependencies()}
+    for project, backend in declared.items():
+        if backend and not (isinstance(backend, dict) and isinstance(backend.get("url"), str)):
+            raise UserError(
+                f"the backend in stacks/{project}/Pulumi.yaml has no URL: write 'backend:', and in the next line "
+                "'  url: s3://BUCKET'."
+            )
+    return {project: backend["url"] if backend else "" for project, backend in declared.items()}
 
 
 def existing_backend(account: Account, stack: str) -> str:

@@ -90,6 +90,15 @@ def test_a_file_that_failed_is_a_dead_letter_and_one_that_waits_is_on_its_way(
     driver.upload({"waiting.csv": b""})
     eventually(lambda: counts(driver.pipeline.main_queue_url).waiting)
     assert found(driver) == {"refused.csv": "dead letter", "waiting.csv": "on its way"}
+    with monkeypatch.context() as patch:
+        patch.setattr(audit, "MOST", 0)
+        with pytest.raises(UserError, match="there are 1 dead letters, of which 0 can be read"):
+            found(driver)
+    queue = {"QueueUrl": driver.pipeline.dead_letter_queue_url}
+    (hidden,) = boto3.client("sqs").receive_message(**queue, VisibilityTimeout=600)["Messages"]
+    with pytest.raises(UserError, match="1 dead letter can't be read, because another command reads them"):
+        found(driver)
+    boto3.client("sqs").change_message_visibility(**queue, ReceiptHandle=hidden["ReceiptHandle"], VisibilityTimeout=0)
     monkeypatch.setattr(audit, "_retention", Mock(return_value=timedelta(0)))
     assert found(driver)["waiting.csv"] == "lost"  # its message has expired, and the queue has others
     driver.allow_reading()
@@ -123,10 +132,15 @@ def test_keys_come_from_a_file_and_an_interrupted_command_goes_on_after_one(driv
     text = io.StringIO()
     reprocess(driver.pipeline, Console(file=text, width=500), source=listed, prefix=f"{prefix}sub/", dry_run=True)
     assert text.getvalue().splitlines() == [f"{prefix}sub/a", "To process again: 1."]
-    listed.write_text(json.dumps({"key": f"{prefix}a", "error": "no", "body": "{}"}) + "\n")  # a discarded dead letter
+    discarded = [json.dumps({"key": key, "error": "no", "body": "{}"}) + "\n" for key in (None, f"{prefix}a", None)]
+    listed.write_text("".join(discarded))
     text = io.StringIO()
     reprocess(driver.pipeline, Console(file=text, width=500), source=listed, dry_run=True)
-    assert text.getvalue().splitlines() == [f"{prefix}a", "To process again: 1."]
+    assert text.getvalue().splitlines() == [
+        "Left out: 2 messages not about a file.",
+        f"{prefix}a",
+        "To process again: 1.",
+    ]
     with pytest.raises(UserError, match="is not one of the selected files"):
         reprocess(driver.pipeline, Console(file=text), source=listed, after=f"{prefix}d")
 

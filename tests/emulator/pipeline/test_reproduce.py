@@ -103,6 +103,14 @@ def test_the_result_of_the_same_code_is_equal_and_nothing_is_written(driver: Dri
     assert objects(driver) == before
 
 
+def test_the_test_message_of_s3_has_nothing_to_process(driver: Driver) -> None:
+    message = dead_letter(driver, json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}))
+    letters = [each for each in dead_letters.peek(driver.pipeline) if each.message_id == message]
+    assert dead_letters.last_errors(driver.pipeline, letters) == {message: dead_letters.NO_FILE}
+    assert shown(driver, message).endswith("The function has no work to do (test_event).\n")
+    boto3.client("sqs").purge_queue(QueueUrl=driver.pipeline.dead_letter_queue_url)
+
+
 def test_what_another_process_makes_different_is_named(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     def changed(source: process.Source, body: Any) -> Any:  # noqa: ANN401 - as `process`
         return as_shipped(source, body) | {"rows": 7, "new\x1b": "x"}

@@ -22,7 +22,7 @@ from tests.support.serving import Served, served
 from tests.support.waiting import eventually
 from xfarm.errors import UserError
 from xfarm.operations import send
-from xfarm.operations.dead_letters import NOT_FROM_S3
+from xfarm.operations.dead_letters import NO_FILE
 from xfarm.operations.pipeline import Counts, Pipeline, counts
 from xfarm.operations.redrive import MANY, Step
 from xfarm.operations.send import Arrival, Upload, UploadTracker
@@ -119,8 +119,8 @@ def test_causes_are_shown_and_the_dead_letters_of_one_are_redriven(
     status, answer = causes(page)
     assert (status, answer["hidden"]) == (200, "")
     [many, one] = answer["causes"]
-    assert (many["letters"], many["files"]) == (unannounced, ["not a message from S3"] * 3)
-    assert many["error"] == NOT_FROM_S3
+    assert (many["letters"], many["files"]) == (unannounced, ["not about a file"] * 3)
+    assert many["error"] == NO_FILE
     assert (one["letters"], one["error"]) == (1, r"ValueError: row 7 is \x1b[2J")
     assert one["files"] == [rf"s3://{pipeline.bucket_name}/inputs/\u202e\n.csv"]
     assert one["oldest"].startswith(f"{datetime.now(UTC):%Y-}")
