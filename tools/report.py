@@ -67,6 +67,8 @@ def _body(kind: str, sentence: str) -> tuple[str, str]:
     marker = f"<!-- xfarm-pipeline: {kind} of dev -->"
     result = Path("result.txt")
     text = result.read_text(encoding="utf-8", errors="replace") if result.exists() else ""
+    if not text.strip():
+        return marker, f"{marker}\n{sentence}\n\nThe reason is in {_run()}.\n"
     more = "" if len(text) <= LONGEST else "This is the beginning. "
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=2))
     return (

@@ -129,7 +129,7 @@ class Time(click.ParamType[datetime]):
 
 
 _since = click.option(
-    "--since", type=Time(), metavar="TIME", help="Only from then on: a time in UTC, or 30m, 2h or 7d for so long ago."
+    "--since", type=Time(), metavar="TIME", help="Only since then: a time in UTC, or an age such as 30m, 2h or 7d."
 )
 
 
@@ -293,7 +293,7 @@ def develop(paths: tuple[str, ...]) -> None:
 @_stack
 @_json
 def status(stack: str, *, as_json: bool) -> None:
-    """Show what is deployed, and the messages in the queues. The exit code is 1 if a part was deleted by hand."""
+    """Show what is deployed, and the messages in the queues. The exit code is 1 if a part is missing in AWS."""
     from xfarm.operations import status as operation
     from xfarm.operations.pipeline import NotDeployedError, deployed
     from xfarm.orchestrator.states import outputs
@@ -333,9 +333,9 @@ def dead_letters(stack: str, *, as_json: bool) -> None:
 @_stack
 @click.option("--cause", metavar="NUMBER", help="Only the dead letters of this cause, as `dead-letters` numbers it.")
 @click.option("--key", metavar="KEY", help="Only this file.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most so many of them.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="COUNT", help="At most this many.")
 @click.option("--rate", type=click.IntRange(1, 500), help="Files a second at most.")
-@click.option("--no-trial", is_flag=True, help="Move all without a look at whether they would be processed.")
+@click.option("--no-trial", is_flag=True, help="Move all at once, without trying one first.")
 @click.option("--discard", is_flag=True, help="Move them to a file in the current folder instead.")
 @_yes
 def redrive(stack: str, *, discard: bool, yes: bool, rate: int | None, no_trial: bool, **choice: Any) -> None:  # noqa: ANN401 - passed on
@@ -365,7 +365,9 @@ def _stack_and_prefix(words: tuple[str, ...]) -> tuple[str, str]:
 
 @xfarm.command()
 @_prefix
-@click.option("--thorough", is_flag=True, help="Ask each result what it is a result of; by default, compare times.")
+@click.option(
+    "--thorough", is_flag=True, help="Compare each result's recorded ETag with its file; by default, compare times."
+)
 @_json
 def audit(words: tuple[str, ...], *, thorough: bool, as_json: bool) -> None:
     """Show which files have no result, and why. The exit code is 1 if any is lost."""

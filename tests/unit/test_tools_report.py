@@ -66,6 +66,7 @@ def test_a_plan_that_failed_is_shown_and_fails_the_job(github: GitHub, code: str
     (comment,) = github.comments.values()
     assert "Deploying 4ead can't be previewed in `dev`." in comment["body"]
     assert ("+ storage bucket" in comment["body"]) is bool(code)
+    assert ("The reason is in [the log of the workflow](" in comment["body"]) is not bool(code)
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no result for the plan: see the errors ")
 

@@ -289,7 +289,7 @@ def _result(s3: S3Client, pipeline: Pipeline, upload: Upload) -> Arrival | None:
         try:
             result = s3.get_object(Bucket=pipeline.bucket_name, Key=place)
         except ClientError as error:
-            if is_missing(error):  # the function does not use the next key before this one
+            if is_missing_object(error):  # the function does not use the next key before this one
                 return None
             raise
         with closing(result["Body"]) as body:
@@ -417,12 +417,12 @@ def head(s3: S3Client, bucket: str, key: str) -> HeadObjectOutputTypeDef | None:
     try:
         return s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if is_missing(error):
+        if is_missing_object(error):
             return None
         raise
 
 
-def is_missing(error: ClientError) -> bool:
+def is_missing_object(error: ClientError) -> bool:
     """Return whether S3's error means that the object does not exist.
 
     The code is 404 for a HEAD request, whose response has no body with the error's name, and for a key with control

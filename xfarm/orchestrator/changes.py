@@ -11,14 +11,13 @@ from typing import Any, Final, Literal
 from pulumi.automation import EngineEvent
 from pulumi.automation.events import StepEventMetadata
 
-from xfarm.orchestrator.scratch import UNKNOWN, is_unknown
+from xfarm.orchestrator.scratch import ENCRYPTED, UNKNOWN, is_unknown
 
 CHANGES: Final = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
 """The engine's operations that change a resource, and their past participles."""
 
 _SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
 """The key that marks a special value; its value, one of those below, is the kind (`Sig` and others in pulumi/sdk)."""
-_SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - the mark of a secret, not one
 _ASSET: Final = "c44067f5952c0a294b673a41bacd8c17"
 _ARCHIVE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
 
@@ -254,7 +253,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON
     if not isinstance(value, Mapping):
         return value
     kind = value.get(_SIGNATURE)
-    if kind == _SECRET:
+    if kind == ENCRYPTED:
         return "[secret]"
     if kind == _ARCHIVE and value.get("assets"):
         return _plain(value["assets"])

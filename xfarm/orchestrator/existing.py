@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 from xfarm.aws_errors import is_missing
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.changes import Change
+from xfarm.orchestrator.state import DEFAULT_PREFIX
 
 _OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
 """The tags that identify the stack that a resource belongs to (`shared.tags`)."""
@@ -91,7 +92,7 @@ def sentence(kind: str, name: str, found: Existing, ours: Owner) -> str:
     text = f"the {what} '{name}' exists already and "
     remedy = f"delete the {what} if nobody needs it"
     if found.foreign:
-        return f"{text}belongs to another AWS account, or in it you have no permission for it: choose another name"
+        return f"{text}belongs to another AWS account, or you have no permission to read it: choose another name"
     if not any(theirs.values()):
         return f"{text}has none of this project's tags: {remedy}, or choose another name"
     belongs = f"{text}belongs to the stack '{theirs['PulumiStack']}' of the project '{theirs['PulumiProject']}'"
@@ -126,7 +127,7 @@ def anything() -> bool:
 def _other_regions() -> list[str]:
     """Return the other regions in which the account has a state bucket with the default name."""
     s3 = recovery.client("s3")
-    names = [re.fullmatch(r"xfarm-pipeline-state-\d{12}-(.+)", each["Name"]) for each in s3.list_buckets()["Buckets"]]
+    names = [re.fullmatch(rf"{DEFAULT_PREFIX}\d{{12}}-(.+)", each["Name"]) for each in s3.list_buckets()["Buckets"]]
     return sorted({name[1] for name in names if name} - {s3.meta.region_name})
 
 

@@ -17,7 +17,7 @@ from semver import VersionInfo
 
 from xfarm.errors import UserError
 from xfarm.orchestrator.locks import Claim
-from xfarm.toolchain.resolve import MINIMUM_CLI
+from xfarm.versions import MINIMUM_CLI
 
 _engines: Final[set[subprocess.Popen[str]]] = set()
 """The engines that run."""

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from xfarm.toolchain import build, terraform
+from xfarm.versions import MINIMUM_CLI
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LANGUAGE_HOST: Final = "pulumi-language-python"
-MINIMUM_CLI: Final = (3, 256, 0)
-"""The first CLI with `destroy --ignore-protect` (release notes of Pulumi 3.256.0)."""
 _DOWNLOAD_TIMEOUT_S: Final = 5
 """How long a server may be silent before the download is given up, in seconds."""
 
