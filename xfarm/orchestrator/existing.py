@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from xfarm.aws_errors import is_missing
 from xfarm.orchestrator import recovery
 from xfarm.orchestrator.changes import Change
-from xfarm.orchestrator.state import DEFAULT_PREFIX
+from xfarm.orchestrator.stores import DEFAULT_PREFIX
 
 _OWNER: Final = ("Application", "PulumiProject", "PulumiStack")
 """The tags that identify the stack that a resource belongs to (`shared.tags`)."""

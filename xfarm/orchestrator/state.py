@@ -14,7 +14,7 @@ from xfarm.errors import UserError
 from xfarm.orchestrator import settings
 from xfarm.orchestrator.aws_account import Account, aws_errors_as_user_errors
 from xfarm.orchestrator.graph import dependencies
-from xfarm.orchestrator.stores import key_prefix
+from xfarm.orchestrator.stores import DEFAULT_PREFIX, key_prefix
 from xfarm.paths import STACKS
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_REGION: Final = "us-east-1"
 """The region that must not be a LocationConstraint ("CreateBucket", Amazon S3 API Reference)."""
-
-DEFAULT_PREFIX: Final = "xfarm-pipeline-state-"
-"""What the names of the state buckets begin with; account and region follow."""
 
 OLD_VERSIONS_DAYS: Final = 90
 """How long a bucket that `bootstrap` creates keeps old versions of a state."""

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
+DEFAULT_PREFIX: Final = "xfarm-pipeline-state-"
+"""What the names of the state buckets that `bootstrap` creates by default begin with; account and region follow."""
+
 _PARAMETERS: Final = {
     "file": frozenset({"create_dir", "metadata", "no_tmp_dir"}),
     "s3": frozenset({"awssdk", "prefix", "region"}),
