@@ -294,11 +294,16 @@ def test_a_read_only_page_refuses_every_change(pipeline: Pipeline) -> None:
         assert "inputs/foreign.csv" not in keys(pipeline)
 
 
-def test_an_error_of_aws_is_one_sentence(pipeline: Pipeline) -> None:
+def test_an_error_of_aws_is_one_sentence(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(replace(pipeline, bucket_name="no-such-bucket")) as page:
         status, _, body = page.request("GET", "/state")
+        assert status == 409
+        assert json.loads(body)["error"].startswith("a part of 'local' does not exist in AWS, because it was deleted")
+        with monkeypatch.context() as patch:
+            patch.setattr(view, "health", Mock(side_effect=ClientError({"Error": {"Code": "A"}}, "GetMetricData")))
+            status, _, body = page.request("GET", "/state")
         assert status == 502
-        assert json.loads(body)["error"].startswith("AWS refused ListObjectsV2: ")
+        assert json.loads(body)["error"].startswith("AWS refused GetMetricData: ")
         status, response = page.send("x.csv", b"x")
         assert status == 502
         assert "(NoSuchBucket)" in response["error"]
