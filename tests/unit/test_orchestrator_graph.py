@@ -38,7 +38,7 @@ def test_a_cycle_has_no_order() -> None:
         ("hen = 1", "has no list of names for 'hen': write hen = []"),
         ("[hen]\negg = []", "has no list of names for 'hen': write hen = []"),
         ("hen = [1]", "has no list of names for 'hen': write hen = []"),
-        ('hen = ["cock"]\n', "has no stack 'cock', which 'hen' needs: add a line for it."),
+        ('hen = ["cock"]\n', "has no project 'cock', which 'hen' needs: add a line for it."),
     ],
 )
 def test_stacks_that_cannot_be_put_in_order_are_refused_in_a_sentence(

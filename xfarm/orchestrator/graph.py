@@ -16,7 +16,7 @@ def dependencies() -> dict[str, list[str]]:
     """Return each project with those whose outputs it reads, as declared in `stacks/stacks.toml`.
 
     Raises:
-        UserError: It can't be read, names a stack that it doesn't declare, or stacks that need each other.
+        UserError: It can't be read, names a project that it doesn't declare, or projects that need each other.
     """
     try:
         graph: dict[str, list[str]] = tomllib.loads((STACKS / "stacks.toml").read_text(encoding="utf-8"))
@@ -31,14 +31,14 @@ def dependencies() -> dict[str, list[str]]:
     for project, needs in graph.items():
         if unknown := sorted(set(needs) - graph.keys()):
             raise UserError(
-                f"stacks/stacks.toml has no stack '{unknown[0]}', which '{project}' needs: add a line for it."
+                f"stacks/stacks.toml has no project '{unknown[0]}', which '{project}' needs: add a line for it."
             )
     try:
         order(graph)
     except CycleError as error:
         cycle = " needs ".join(f"'{project}'" for project in reversed(error.args[1]))
         raise UserError(
-            f"the stacks in stacks/stacks.toml need each other ({cycle}): remove one of these dependencies."
+            f"the projects in stacks/stacks.toml need each other ({cycle}): remove one of these dependencies."
         ) from error
     return graph
 
