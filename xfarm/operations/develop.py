@@ -8,30 +8,33 @@ import zipfile
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+from urllib.request import urlopen
 
 import boto3
 from watchfiles import PythonFilter, watch
 
+from xfarm.errors import UserError
 from xfarm.operations import logs, send
 from xfarm.operations.dead_letters import failures
 from xfarm.operations.pipeline import print_plain, require_working
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from rich.console import Console
 
     from xfarm.operations.pipeline import Pipeline
 
-PAUSE_S: Final = 0.3
-"""The seconds between two looks for results."""
+PAUSE_MS: Final = 200
+"""The milliseconds between two looks for results and for changes."""
 
 
 def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Console) -> None:
     """Replace the function's code and send files, now and on each change of the code, until Ctrl-C.
 
-    Nothing but the code is replaced, so the next plan shows the change of the code only.
+    Then the deployed code is put back. Pulumi compares the code here with what it deployed last, so it would not notice
+    an experiment that was left behind ("pulumi-aws #906").
 
     Args:
         pipeline: The pipeline.
@@ -40,22 +43,44 @@ def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Cons
         console: Shows the results.
 
     Raises:
-        UserError: A file can't be sent, or would not be processed.
+        UserError: A file can't be sent, or would not be processed, or the deployed code can't be downloaded.
     """
     files = list(files)
     send.find(files)  # fails before anything is replaced, if a file is missing
     require_working(pipeline)
+    deployed = _deployed_code(pipeline)
     failed: set[str] = set()
-    changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=200)
+    changes = watch(code, watch_filter=PythonFilter(), yield_on_timeout=True, rust_timeout=PAUSE_MS)
     next(changes)  # from now on, no change is missed
-    with suppress(KeyboardInterrupt):
-        while True:
-            if archive := _archive(code, console):
-                _replace(pipeline, archive, console)
-                _process(pipeline, files, failed, console)
-            console.print(f"Waiting for a change in {code}, until you press Ctrl-C.", highlight=False, markup=False)
-            while not next(changes):
-                pass
+    try:
+        with suppress(KeyboardInterrupt):
+            while True:
+                if archive := _archive(code, console):
+                    _replace(pipeline, archive, console)
+                    if not _process(pipeline, files, failed, console, changes):
+                        continue
+                console.print(f"Waiting for a change in {code}, until you press Ctrl-C.", highlight=False, markup=False)
+                while not next(changes):
+                    pass
+    finally:
+        console.print("Putting the deployed code back.", highlight=False)
+        _replace(pipeline, deployed, console)
+    console.print(f"Your code is in {code}: 'xfarm deploy {pipeline.stack}' deploys it.", highlight=False, markup=False)
+
+
+def _deployed_code(pipeline: Pipeline) -> bytes:
+    """Return the zip file of the function's present code.
+
+    Raises:
+        UserError: It can't be downloaded.
+    """
+    function = boto3.client("lambda").get_function(FunctionName=pipeline.function_name)
+    try:
+        with urlopen(function["Code"]["Location"]) as answer:  # noqa: S310 - AWS's own URL
+            return answer.read()
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"the deployed code can't be downloaded, to put it back later: {reason}.") from error
 
 
 def _archive(code: Path, console: Console) -> bytes:
@@ -83,7 +108,9 @@ def _replace(pipeline: Pipeline, archive: bytes, console: Console) -> None:
     console.print(f"The code of {pipeline.function_name} was replaced in {seconds:.1f} s.", highlight=False)
 
 
-def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: Console) -> None:
+def _process(
+    pipeline: Pipeline, files: list[Path], failed: set[str], console: Console, changes: Iterator[object]
+) -> bool:
     """Send files, and show the result of each, or the log of its first attempt if that failed.
 
     Args:
@@ -91,6 +118,10 @@ def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: C
         files: The files.
         failed: The ids of the messages that failed before, which may be of the same files; those that fail are added.
         console: Shows the results.
+        changes: Waits a moment each time, for a change of the code.
+
+    Returns:
+        Whether the code is still the same; if not, the results are not waited for.
     """
     uploads = send.upload(pipeline, send.find(files), console)
     tracker = send.UploadTracker(pipeline)
@@ -111,6 +142,7 @@ def _process(pipeline: Pipeline, files: list[Path], failed: set[str], console: C
                 print_plain(console, f"{upload.name} failed ({failure.error}); it is tried again.")
         if waiting and time.monotonic() > deadline:
             print_plain(console, f"{len(waiting)} without a result so far: see 'xfarm status {pipeline.stack}'.")
-            return
-        if waiting:
-            time.sleep(PAUSE_S)
+            return True
+        if waiting and next(changes):
+            return False
+    return True

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import boto3
 import pytest
 
 from tests.support.driver import Driver
@@ -84,5 +85,28 @@ def test_a_change_is_live_and_its_results_and_failures_are_shown(loop: Loop) -> 
 
     (loop.code / "process.py").write_text(code, encoding="utf-8")
     assert loop.printed()[1] == first[1]
+
+
+def test_a_change_is_live_while_results_are_waited_for_and_the_deployed_code_is_put_back(
+    driver: Driver, loop: Loop
+) -> None:
+    def deployed() -> str:
+        return boto3.client("lambda").get_function_configuration(FunctionName=driver.pipeline.function_name)[
+            "CodeSha256"
+        ]
+
+    before = deployed()
+    loop.printed()
+    code = (loop.code / "process.py").read_text(encoding="utf-8")
+    (loop.code / "process.py").write_text("raise RuntimeError\n", encoding="utf-8")  # nothing is logged as JSON
+    assert loop.process.stdout
+    assert loop.process.stdout.readline().startswith("The code of xFarmLambdaFunction was replaced in ")
+    (loop.code / "process.py").write_text(f"{code}\n# fixed\n", encoding="utf-8")
+    assert loop.printed()[1].startswith("a.csv -> outputs/a.csv.json ")
+    assert deployed() != before
     loop.process.send_signal(signal.SIGINT)
+    last = loop.process.stdout.read().splitlines()
+    assert last[0] == "Putting the deployed code back."
+    assert last[2] == f"Your code is in {loop.code}: 'xfarm deploy local' deploys it."
     assert loop.process.wait(timeout=60) == 0
+    assert deployed() == before
