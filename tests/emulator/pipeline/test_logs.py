@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import boto3
+import pytest
 from rich.console import Console
 
 from tests.support.driver import Driver
@@ -75,6 +76,23 @@ def test_all_that_an_invocation_has_written_is_in_its_log(driver: Driver) -> Non
     driver.upload({"fine.csv": b""})
     eventually(lambda: f"REPORT {driver.pipeline.input_prefix}fine.csv, Duration: " in "\n".join(shown(driver)))
     assert [line for line in shown(driver) if line.endswith(" A line that has no end")]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (
+            "import pandas",
+            "Runtime.ImportModuleError: Unable to import module 'lambda_function': No module named 'pand",
+        ),
+        ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+    ],
+)
+def test_why_code_cannot_be_imported_is_in_the_log(driver: Driver, code: str, error: str) -> None:
+    archive = lambda_zip(process=f"\n{code}\n")
+    boto3.client("lambda").update_function_code(FunctionName=driver.pipeline.function_name, ZipFile=archive)
+    driver.upload({"fine.csv": b""})
+    eventually(lambda: any(f"[ERROR] {error}" in line for line in shown(driver, errors=True)))
 
 
 def test_a_log_of_several_pages_is_read_to_its_end(driver: Driver) -> None:

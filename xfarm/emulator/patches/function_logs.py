@@ -4,6 +4,7 @@ In ministack:
 
 - Lines that haven't arrived some milliseconds after the result are lost, what follows the last line break is in the
   next invocation's log, and nothing is logged any more after bytes that are not UTF-8.
+- The error of code that can't be imported is not in the log.
 - A missing log group is created even if the function's role may not create it.
 """
 
@@ -32,8 +33,31 @@ def with_end_of_log(script: str) -> str:
     return f"{before}        print({_END_OF_LOG!r}, file=sys.__stderr__, flush=True)\n{result}{after}"
 
 
+def with_import_errors(script: str) -> str:
+    """Return ministack's program for Python functions so that it answers with an import's error as Lambda names it.
+
+    See `_get_handler` in aws/aws-lambda-python-runtime-interface-client.
+    """
+    prefix = (
+        "(f\"Runtime.ImportModuleError: Unable to import module '{module_name}': \" if isinstance(e, ImportError) "
+        'else f"{type(e).__name__}: ")'
+    )
+    return script.replace('{"status": "error", "error": str(e)}', f'{{"status": "error", "error": {prefix} + str(e)}}')
+
+
 _SCRIPT: Final = "_PYTHON_WORKER_SCRIPT"
-setattr(lambda_runtime, _SCRIPT, with_end_of_log(getattr(lambda_runtime, _SCRIPT)))
+setattr(lambda_runtime, _SCRIPT, with_import_errors(with_end_of_log(getattr(lambda_runtime, _SCRIPT))))
+
+_execute_function_dispatch = lambda_svc._execute_function_dispatch
+
+
+@patch(lambda_svc, "_execute_function_dispatch")
+def execute_function_dispatch(*args: Any) -> dict[str, Any]:  # noqa: ANN401 - as in ministack
+    """Run a function; if its code can't be imported, that is in its log."""
+    result = _execute_function_dispatch(*args)
+    body = result.get("body")
+    _, failed, error = str(body.get("errorMessage") if isinstance(body, dict) else "").partition("Worker init failed: ")
+    return result | {"log": f"[ERROR] {error}"} if failed else result
 
 
 @patch(Worker, "_read_stderr")
