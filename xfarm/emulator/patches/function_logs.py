@@ -48,13 +48,13 @@ def with_import_errors(script: str) -> str:
 _SCRIPT: Final = "_PYTHON_WORKER_SCRIPT"
 setattr(lambda_runtime, _SCRIPT, with_import_errors(with_end_of_log(getattr(lambda_runtime, _SCRIPT))))
 
-_execute_function_dispatch = lambda_svc._execute_function_dispatch
+_execute_function_warm = lambda_svc._execute_function_warm
 
 
-@patch(lambda_svc, "_execute_function_dispatch")
-def execute_function_dispatch(*args: Any) -> dict[str, Any]:  # noqa: ANN401 - as in ministack
+@patch(lambda_svc, "_execute_function_warm")
+def execute_function_warm(*args: Any) -> dict[str, Any]:  # noqa: ANN401 - as in ministack
     """Run a function; if its code can't be imported, that is in its log."""
-    result = _execute_function_dispatch(*args)
+    result = _execute_function_warm(*args)
     body = result.get("body")
     _, failed, error = str(body.get("errorMessage") if isinstance(body, dict) else "").partition("Worker init failed: ")
     return result | {"log": f"[ERROR] {error}"} if failed else result
