@@ -98,6 +98,21 @@ def test_a_permanent_refusal_fails_at_once_even_if_others_are_temporary(others: 
     assert engine.notices == []
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "operation error Lambda: UpdateFunctionCode, https response error StatusCode: 404, ResourceNotFoundException",
+        "AWS.SimpleQueueService.NonExistentQueue: The specified queue does not exist.",
+    ],
+)
+def test_what_was_deleted_by_hand_fails_with_the_remedy(message: str) -> None:
+    engine = Engine([refused(urn("f", "function"), message), refused(urn("r", "role"), DENIED)])
+    with pytest.raises(CommandError):
+        engine.update_with_retries()
+    (line,) = engine.notices
+    assert line == "compute: if somebody has deleted function, the same command with --refresh creates it again."
+
+
 def test_a_failed_program_is_not_run_again() -> None:
     engine = Engine([refused(urn("n", "notification"), YOUNG), refused(STACK, "Traceback: ValueError")], [])
     with pytest.raises(CommandError):

@@ -105,6 +105,13 @@ def test_a_stack_that_exists_is_refused(checkout: Path, stack: str) -> None:
     assert {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()} == before
 
 
+def test_settings_of_local_are_not_those_of_dev(checkout: Path) -> None:
+    (checkout / "stacks" / "compute" / "Pulumi.local.yaml").unlink()
+    with pytest.raises(UserError, match=r"has settings of its own: restore stacks/compute/Pulumi\.local\.yaml\."):
+        new_stack.create("local", print)
+    assert choices(checkout) == ["dev"]
+
+
 @pytest.mark.parametrize("stack", ["Prod", "a/b", "../x", "", "prod_1", "prod-", "x" * 41])
 def test_an_invalid_name_is_refused(checkout: Path, stack: str) -> None:
     with pytest.raises(

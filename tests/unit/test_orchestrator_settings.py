@@ -6,7 +6,7 @@ from shutil import copytree
 
 import pytest
 
-from xfarm.errors import UserError
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import graph, settings
 from xfarm.orchestrator import targets as targets_module
 from xfarm.paths import STACKS
@@ -85,12 +85,61 @@ FILE = "stacks/compute/Pulumi.dev.yaml"
         (["bad: : yaml"], f"{FILE} is not YAML: mapping values are not allowed in this context in line 2."),
         (["compute:memorySize: ["], f"{FILE} is not YAML: "),
         (["just a word"], f"{FILE} has no names with values"),
+        (["- a"], f"{FILE} has no names with values"),
+        (["compute:s3Access: full", "\0"], f"{FILE} is not YAML: "),
     ],
 )
 def test_what_pulumi_ignores_or_reports_without_a_file_is_refused(stacks: Path, lines: list[str], message: str) -> None:
     write(stacks, *lines)
     with pytest.raises(UserError, match=re.escape(message)):
         settings.check("dev")
+
+
+@pytest.mark.parametrize("text", ["config: []\n", "config: false\n"])
+def test_settings_that_are_not_names_with_values_are_refused(stacks: Path, text: str) -> None:
+    (stacks / "compute" / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"{FILE} has no names with values"):
+        settings.check("dev")
+
+
+def test_a_setting_that_is_not_indented_is_refused(stacks: Path) -> None:
+    path = stacks / "compute" / "Pulumi.dev.yaml"
+    path.write_text("encryptionsalt: v1:abc\nconfig:\ncompute:memorySize: 512\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{FILE} has 'compute:memorySize' beside 'config:', where Pulumi ignores it"):
+        settings.check("dev")
+
+
+@pytest.mark.parametrize("kind", ["broken link", "folder"])
+def test_a_file_that_cannot_be_read_is_named(stacks: Path, kind: str) -> None:
+    path = stacks / "compute" / "Pulumi.dev.yaml"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{FILE} can't be read: "):
+        settings.check("dev")
+
+
+@pytest.mark.parametrize(("stack", "more"), [("dev", ", or write it with 'xfarm new-stack dev'"), ("local", "")])
+def test_a_file_that_is_missing_in_one_project_is_named(stacks: Path, stack: str, more: str) -> None:
+    (stacks / "compute" / f"Pulumi.{stack}.yaml").unlink()
+    with pytest.raises(UserError) as raised:
+        targets_module.require_known(stack)
+    name = f"stacks/compute/Pulumi.{stack}.yaml"
+    assert (
+        str(raised.value)
+        == f"{name} is missing, and other projects have their settings of '{stack}': restore it{more}."
+    )
+
+
+def test_a_name_that_no_stack_can_have_is_not_proposed(stacks: Path) -> None:
+    assert stacks.is_dir()
+    for name in ("", "../x"):
+        with pytest.raises(
+            WrongUsageError, match=f"^there is no stack '{name}', only dev, local: choose one of these\\.$"
+        ):
+            targets_module.require_known(name)
 
 
 def test_a_file_that_is_not_utf_8_is_refused(stacks: Path) -> None:

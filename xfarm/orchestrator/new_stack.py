@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import yaml
 from shared import names
 from xfarm.errors import UserError
 from xfarm.orchestrator.graph import dependencies, order
+from xfarm.orchestrator.targets import LOCAL
 from xfarm.paths import ROOT, STACKS
 
 MODEL: Final = "dev"
@@ -28,7 +29,7 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
     Files that exist are left alone, so the same command completes what an interrupted one has begun.
 
     Raises:
-        UserError: The name does not fit, the stack exists, or there is nothing to copy.
+        UserError: The name does not fit or is `LOCAL`, the stack exists, or there is nothing to copy.
     """
     if not names.fits(stack):
         raise UserError(f"'{stack}' can't be the name of a stack: it must be {names.STACK_NAME}.")
@@ -36,6 +37,8 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
     missing = {path: project for path, project in files.items() if not path.exists()}
     if not missing:
         raise UserError(f"the stack '{stack}' exists already: its settings are in stacks/*/Pulumi.{stack}.yaml.")
+    if stack == LOCAL:
+        raise UserError(f"'{LOCAL}' is on the emulator and has settings of its own: restore {_listed(missing)}.")
     models = {path: STACKS / project / f"Pulumi.{MODEL}.yaml" for path, project in missing.items()}
     for model in models.values():
         if not model.exists():
@@ -51,6 +54,10 @@ def create(stack: str, notify: Callable[[str], None]) -> None:
         f"Next: check the settings in these files, the name of the bucket for example, and commit them. Then run "
         f"'xfarm bootstrap {stack}' if the account has no state bucket in the region yet, and 'xfarm deploy {stack}'."
     )
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return " and ".join(path.relative_to(ROOT).as_posix() for path in paths)
 
 
 def _with_bucket(settings: str, stack: str) -> str:

@@ -34,6 +34,9 @@ _TRANSIENT: Final = {
 }
 """Part of AWS's message -> why the refusal is temporary."""
 
+_GONE: Final = re.compile(r"StatusCode: 404|NotFoundException|NoSuch(Bucket|Entity)|NonExistentQueue")
+"""What is in AWS's errors about a resource that does not exist."""
+
 _EXISTS: Final = re.compile(
     r"\b(ResourceAlreadyExistsException|EntityAlreadyExists|BucketAlreadyOwnedByYou)\b"
     "|Function already exist|An event source mapping with .* already exists"
@@ -122,6 +125,11 @@ def update_with_retries(
                 if stopping.wait(wait_s):
                     raise
             else:
+                if gone := [refusal.name for refusal in attempt.refused if _GONE.search(refusal.message)]:
+                    notify(
+                        f"{project}: if somebody has deleted {' and '.join(gone)}, the same command with --refresh "
+                        "creates it again."
+                    )
                 raise
         else:
             return

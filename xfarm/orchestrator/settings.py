@@ -9,7 +9,8 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -25,7 +26,7 @@ def check(stack: str) -> None:
     A project that declares no settings may have any.
 
     Raises:
-        UserError: One is not YAML, or has a setting that no project declares, or one of the wrong type.
+        UserError: One is not YAML, or has a setting that no project declares, of the wrong type, or in the wrong place.
     """
     declared = {
         f"{project}:{key}": setting
@@ -35,6 +36,11 @@ def check(stack: str) -> None:
     projects = {name.partition(":")[0] for name in declared}
     for project in dependencies():
         path = STACKS / project / f"Pulumi.{stack}.yaml"
+        if outside := sorted(map(str, read(path).keys() - _OF_PULUMI)):
+            raise UserError(
+                f"{_short(path)} has '{outside[0]}' beside 'config:', where Pulumi ignores it: indent it and move it "
+                "below 'config:'."
+            )
         for written, value in (read(path).get("config") or {}).items():
             name = written if ":" in written else f"{project}:{written}"
             if name in declared and name.startswith(f"{project}:"):
@@ -49,6 +55,10 @@ def check(stack: str) -> None:
                     f"{_short(path)} sets '{written}', which is not a setting of {project}: {instead}remove it "
                     "(docs/settings.md lists all)."
                 )
+
+
+_OF_PULUMI: Final = {"config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider"}
+"""What a stack's file has at its top ("Pulumi stack settings file reference")."""
 
 
 def _nearest(name: str, declared: Collection[str]) -> str:
@@ -100,16 +110,20 @@ def read(path: Path) -> dict[str, Any]:
     """Return the contents of a YAML file.
 
     Raises:
-        UserError: It is not YAML, or not a mapping of names to values.
+        UserError: It can't be read, is not YAML, or not a mapping of names to values.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a safe one
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{_short(path)} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{_short(path)} is not YAML: it is not UTF-8.") from error
+    except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        problem = getattr(error, "problem", None) or "it is not UTF-8"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         raise UserError(f"{_short(path)} is not YAML: {problem}{line}.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("config") or {}, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("config", {}), (dict, NoneType)):
         raise UserError(f"{_short(path)} has no names with values, such as 'compute:memorySize: 512', below 'config:'.")
     return content
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from xfarm.errors import WrongUsageError
+from xfarm.errors import UserError, WrongUsageError
 from xfarm.orchestrator import settings
 from xfarm.orchestrator.graph import dependencies
 from xfarm.paths import ROOT, STACKS
@@ -127,11 +127,23 @@ def require_known(stack: str) -> None:
     """Check that every project has settings for a stack.
 
     Raises:
-        WrongUsageError: A project has none.
+        WrongUsageError: No project has them.
+        UserError: Only some have them.
     """
     known = known_stacks()
-    if stack not in known:
-        raise WrongUsageError(
-            f"there is no stack '{stack}', only {', '.join(known)}: choose one of these, "
-            f"or create it with 'xfarm new-stack {stack}'."
-        )
+    if stack in known:
+        return
+    from shared import names  # noqa: PLC0415 - needs Pulumi, whose import takes long
+
+    files = [STACKS / project / f"Pulumi.{stack}.yaml" for project in dependencies()] if names.fits(stack) else []
+    if missing := [path for path in files if not path.exists()]:
+        path = missing[0].relative_to(STACKS.parent).as_posix()
+        if len(missing) < len(files):
+            again = "" if stack == LOCAL else f", or write it with 'xfarm new-stack {stack}'"
+            raise UserError(
+                f"{path} is missing, and other projects have their settings of '{stack}': restore it{again}."
+            )
+        create = f", or create it with 'xfarm new-stack {stack}'"
+    else:
+        create = ""
+    raise WrongUsageError(f"there is no stack '{stack}', only {', '.join(known)}: choose one of these{create}.")

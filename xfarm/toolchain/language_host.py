@@ -94,6 +94,8 @@ class LanguageHost(LanguageServer):
 
 
 def _run(program: Path) -> None:
+    if not program.exists():
+        raise pulumi.RunError(f"{program} is missing, the project's program: restore it.")
     sys.argv = [str(program)]
     runpy.run_path(str(program), run_name="__main__")
 
