@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import grpc
+import pulumi
 import pytest
 from google.protobuf import empty_pb2
 from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, language_pb2, language_pb2_grpc
@@ -16,7 +17,7 @@ from typing_extensions import override
 
 from tests.support.waiting import eventually, is_free
 from xfarm.file_locks import acquire
-from xfarm.toolchain import servers
+from xfarm.toolchain import language_host, servers
 from xfarm.toolchain.language_host import program_traceback
 from xfarm.toolchain.servers import Servers
 
@@ -107,6 +108,11 @@ def test_what_a_program_prints_is_shown_by_its_engine_and_an_end_without_an_answ
 def test_a_program_has_no_arguments_of_its_host(host: Host, tmp_path: Path) -> None:
     host.run(tmp_path, "import os, sys; print(sys.argv, flush=True); os._exit(0)").result(timeout=60)
     assert host.engine.logged[0] == f"INFO {[str(tmp_path / '__main__.py')]}"
+
+
+def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(pulumi.RunError, match=r"__main__\.py is missing, the project's program: restore it\."):
+        language_host._run(tmp_path / "__main__.py")  # noqa: SLF001 - what the engine calls needs an engine
 
 
 def test_a_syntax_error_is_shown_without_the_code_that_found_it() -> None:
