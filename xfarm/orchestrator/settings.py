@@ -38,8 +38,8 @@ def check(stack: str) -> None:
         path = STACKS / project / f"Pulumi.{stack}.yaml"
         if outside := sorted(map(str, read(path).keys() - _OF_PULUMI)):
             raise UserError(
-                f"{_short(path)} has '{outside[0]}' beside 'config:', where Pulumi ignores it: indent it and move it "
-                "below 'config:'."
+                f"{_short(path)} has '{outside[0]}' beside 'config:', where Pulumi ignores it: indent it below "
+                "'config:', or remove it."
             )
         for written, value in (read(path).get("config") or {}).items():
             name = written if ":" in written else f"{project}:{written}"
