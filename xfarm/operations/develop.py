@@ -63,9 +63,9 @@ def develop(pipeline: Pipeline, code: Path, files: Iterable[Path], console: Cons
                 while not next(changes):
                     pass
     finally:
-        console.print("Putting the deployed code back.", highlight=False)
-        _replace(pipeline, deployed, console)
-    console.print(f"Your code is in {code}: 'xfarm deploy {pipeline.stack}' deploys it.", highlight=False, markup=False)
+        _replace(pipeline, deployed, console)  # prints nothing before: nobody may read the output any more
+    text = f"It has the deployed code again. Yours is in {code}: 'xfarm deploy {pipeline.stack}' deploys it."
+    console.print(text, highlight=False, markup=False)
 
 
 def _deployed_code(pipeline: Pipeline) -> bytes:

@@ -63,7 +63,9 @@ def loop(driver: Driver, tmp_path: Path) -> Iterator[Loop]:
     made = Loop(driver, tmp_path)
     yield made
     made.process.kill()
-    made.process.communicate()
+    made.process.wait()
+    if made.process.stdout:
+        made.process.stdout.close()
 
 
 def test_a_change_is_live_and_its_results_and_failures_are_shown(loop: Loop) -> None:
@@ -105,8 +107,22 @@ def test_a_change_is_live_while_results_are_waited_for_and_the_deployed_code_is_
     assert loop.printed()[1].startswith("a.csv -> outputs/a.csv.json ")
     assert deployed() != before
     loop.process.send_signal(signal.SIGINT)
-    last = loop.process.stdout.read().splitlines()
-    assert last[0] == "Putting the deployed code back."
-    assert last[2] == f"Your code is in {loop.code}: 'xfarm deploy local' deploys it."
+    replaced, last = loop.process.stdout.read().splitlines()
+    assert replaced.startswith("The code of xFarmLambdaFunction was replaced in ")
+    assert last == f"It has the deployed code again. Yours is in {loop.code}: 'xfarm deploy local' deploys it."
     assert loop.process.wait(timeout=60) == 0
     assert deployed() == before
+
+
+def test_the_deployed_code_is_put_back_if_nobody_reads_the_output(driver: Driver, loop: Loop) -> None:
+    function = {"FunctionName": driver.pipeline.function_name}
+    loop.printed()
+    with (loop.code / "process.py").open("a", encoding="utf-8") as process:
+        process.write("# changed\n")
+    loop.printed()
+    changed = boto3.client("lambda").get_function_configuration(**function)["CodeSha256"]
+    assert loop.process.stdout
+    loop.process.stdout.close()
+    loop.process.send_signal(signal.SIGINT)
+    loop.process.wait(timeout=60)
+    assert boto3.client("lambda").get_function_configuration(**function)["CodeSha256"] != changed
