@@ -94,7 +94,7 @@ class Account:
 
 def settled(account: Account) -> None:
     """Deploy where changes propagate slowly, and a notification is refused for longer than the retries last."""
-    young = cast("habits.Refusing", account.habits[habits.NotificationForAYoungPolicy])
+    young = cast("habits.Refusing", account.habits[habits.NotificationForANewPolicy])
     young.times = 1000
     account.run("refused", "deploy")
     young.times = young.occurrences + 1
@@ -172,11 +172,11 @@ def expire_subscription(checkout: Checkout) -> None:
 
 STORIES: dict[Callable[[Account], None], list[type[Habit]]] = {
     settled: [
-        habits.NotificationForAYoungPolicy,
+        habits.NotificationForANewPolicy,
         habits.RoleNotYetAssumable,
         habits.RoleNotYetAllowedToRead,
         habits.RoleNotYetThere,
-        habits.PolicyForAYoungRole,
+        habits.PolicyForANewRole,
         habits.RolePolicyNotYetThere,
         habits.RoleChangedAtTheSameTime,
         habits.RoleStillInUse,
@@ -252,8 +252,8 @@ def test_the_orchestrator_retries_only_what_the_provider_does_not(
         "another change of the function is in progress",
     }
     assert [habit for habit in account.habits if habit.handled_by == "orchestrator"] == [
-        habits.NotificationForAYoungPolicy,
-        habits.PolicyForAYoungRole,
+        habits.NotificationForANewPolicy,
+        habits.PolicyForANewRole,
         habits.RoleChangedAtTheSameTime,
         habits.CodeOfABusyFunction,
     ]

@@ -69,7 +69,7 @@ class Late(Habit):
         return False
 
 
-class NotificationForAYoungPolicy(Refusing):
+class NotificationForANewPolicy(Refusing):
     """S3 refuses a notification to a queue whose policy is seconds old.
 
     Source: SetQueueAttributes, Amazon SQS API Reference; pulumi-aws #1895.
@@ -118,7 +118,7 @@ class RoleNotYetThere(Late):
     refusal = NO_ROLE
 
 
-class PolicyForAYoungRole(Late):
+class PolicyForANewRole(Late):
     """IAM does not find the role that a policy is put into or attached to, because it has just been created.
 
     Source: IAM changes are not always immediately visible, IAM User Guide.
