@@ -286,6 +286,7 @@ def develop(paths: tuple[str, ...]) -> None:
     from xfarm.operations.develop import develop as operation
 
     stack, files = _stack_and(paths, "file or folder")
+    _end_like_ctrl_c()
     operation(_deployed(stack), ROOT / "lambda_code", tuple(map(Path, files)) or (ROOT / "examples",), _console())
 
 
@@ -491,7 +492,7 @@ def _stack_and(words: tuple[str, ...], others: str) -> tuple[str, tuple[str, ...
 def _end_like_ctrl_c() -> None:
     """Let a closed terminal and `kill` end this process like Ctrl-C.
 
-    It makes received messages visible again, or says how to go on.
+    It makes received messages visible again, puts the deployed code back, or says how to go on.
     """
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as in `nohup`

@@ -191,13 +191,17 @@ def test_after_developing_a_preview_shows_the_change_of_the_code_only(deployed: 
     source = deployed.root / "lambda_code" / "process.py"
     before = source.read_text(encoding="utf-8")
     source.write_text(f"{before}# changed\n", encoding="utf-8")
+    function, settings = {"FunctionName": "xFarmLambdaFunction"}, deployed.client("lambda").get_function_configuration
+    code = settings(**function)["CodeSha256"]
     command = [sys.executable, "-um", "xfarm", "develop", "local", "examples/readings.csv"]
     with subprocess.Popen(
         command, cwd=deployed.root, env=deployed.environment, stdout=subprocess.PIPE, text=True
     ) as developing:
         lines = takewhile(lambda line: not line.startswith("Waiting"), developing.stdout or ())
         assert any(line.startswith("readings.csv -> outputs/readings.csv.json (") for line in lines)
+        assert settings(**function)["CodeSha256"] != code
         developing.terminate()
+    assert settings(**function)["CodeSha256"] == code  # an undone change would be no change for Pulumi
     for options in ((), ("--refresh",)):
         plans = json.loads(deployed.run("preview", "--json", *options).stdout)
         steps = [step for plan in plans for step in plan["steps"]]
