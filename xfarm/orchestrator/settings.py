@@ -36,12 +36,13 @@ def check(stack: str) -> None:
     projects = {name.partition(":")[0] for name in declared}
     for project in dependencies():
         path = STACKS / project / f"Pulumi.{stack}.yaml"
-        if outside := sorted(map(str, read(path).keys() - _OF_PULUMI)):
+        content = read(path)
+        if outside := sorted(map(str, content.keys() - _OF_PULUMI)):
             raise UserError(
                 f"{_short(path)} has '{outside[0]}' beside 'config:', where Pulumi ignores it: indent it below "
                 "'config:', or remove it."
             )
-        for written, value in (read(path).get("config") or {}).items():
+        for written, value in (content.get("config") or {}).items():
             name = written if ":" in written else f"{project}:{written}"
             if name in declared and name.startswith(f"{project}:"):
                 kind = declared[name].get("type", "")
